@@ -1,0 +1,49 @@
+# Four verbs do everything: run, test, lint, bench. Each makes what it needs, from a clean clone,
+# on a machine with nothing but Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo run test lint format bench lock clean help
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "meterbridge needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: $(STAMP) ## See the main job running on real input; ONCE=1 exits when both sides are equal
+	$(BIN)/meterbridge demo $(if $(ONCE),--once)
+
+run: $(STAMP) ## Start the service for a real account (settings: environment or .env)
+	$(BIN)/meterbridge serve $(ARGS)
+
+test: $(STAMP) ## All tests, on a PostgreSQL of our own unless TEST_DATABASE_URL names one
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Measure (ratios within one run); see bench/README.md
+	@test -d bench || { echo "no benchmarks yet: see CHANGELOG.md, 'Not yet here'"; exit 1; }
+	$(BIN)/python -m bench
+
+lock: $(STAMP) ## Renew the hash-checked lock files
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra embedded --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --constraint requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+
+clean: ## Remove what the other verbs made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
