@@ -1,0 +1,194 @@
+"""Settings, read from the environment and `.env`. Names without a prefix are the documented ones.
+
+Each field's description is the text of `meterbridge serve --help` and of README's table.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.errors import SettingsError
+
+MIN_SECRET_BYTES = 24
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def decode_webhook_secret(secret: str) -> bytes:
+    """The signing key behind `whsec_<base64>`. A ValueError says what is wrong, safe to show."""
+    if not secret.startswith("whsec_"):
+        raise ValueError("does not begin with whsec_")
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is not base64 after whsec_") from None
+    if len(key) < MIN_SECRET_BYTES:
+        raise ValueError(f"has {len(key)} bytes; {MIN_SECRET_BYTES} or more are needed")
+    return key
+
+
+class Settings(BaseSettings):
+    """All settings. Frozen: a running process never changes its mind."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL: `postgresql://…` or `postgresql+asyncpg://…`. "
+        "Not set: the program starts its own in METERBRIDGE_DATA_DIR.",
+    )
+    meterbridge_data_dir: Path | None = Field(
+        None,
+        description="Where the embedded PostgreSQL keeps its data (default: user data folder).",
+    )
+    openmeter_webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Signing secrets `whsec_…`, comma-separated (several during a rotation)."
+    )
+    stripe_api_key: SecretStr | None = Field(
+        None,
+        description="Stripe secret or restricted key, `sk_…` or `rk_…`. Needed to book and send.",
+    )
+    stripe_api_base: str = Field(
+        "https://api.stripe.com", description="Stripe's API, or the sandbox's address."
+    )
+    stripe_account: str | None = Field(
+        None, description="Connect: the account to act for, `acct_…`."
+    )
+    stripe_rate_limit: float = Field(
+        20,
+        gt=0,
+        le=1000,
+        description="Usage-record calls a second, per process (Stripe allows 25).",
+    )
+    stripe_timeout: float = Field(
+        20, gt=0, le=120, description="Seconds after which one call to Stripe is given up."
+    )
+    stripe_in_flight: int = Field(
+        64, ge=1, le=1024, description="Calls to Stripe in flight at once, per process."
+    )
+    admin_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Bearer tokens for /v1, comma-separated. None: /v1 answers 503."
+    )
+    dispatch_linger: float = Field(
+        1,
+        ge=0,
+        le=3600,
+        description="Seconds a record waits after its last change, to bundle changes.",
+    )
+    shutdown_grace: float = Field(
+        25, ge=0, le=600, description="Seconds that calls in flight get to finish after SIGTERM."
+    )
+    snapshot_max_age: float = Field(
+        3600, gt=0, description="Seconds after which a subscription is read again from Stripe."
+    )
+    mapping_cache_ttl: float = Field(
+        300,
+        gt=0,
+        description="Seconds a mapping stays cached; a change is seen at once regardless.",
+    )
+    mapping_cache_size: int = Field(
+        50_000, ge=1, description="Subjects and subscriptions kept in memory at most."
+    )
+    database_pool_size: int = Field(
+        10, ge=3, le=200, description="Database connections per process."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severity that is logged."
+    )
+    log_format: Literal["json", "text"] = Field(
+        "json", description="json for machines, text for a terminal."
+    )
+
+    @field_validator("openmeter_webhook_secrets", "admin_tokens", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator(
+        "database_url", "stripe_api_key", "stripe_account", "meterbridge_data_dir", mode="before"
+    )
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql_only(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            scheme = value.get_secret_value().partition("://")[0]
+            if scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
+                raise ValueError("must begin with postgresql:// or postgresql+asyncpg://")
+        return value
+
+    @field_validator("openmeter_webhook_secrets")
+    @classmethod
+    def _decodable(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for position, secret in enumerate(value, start=1):
+            try:
+                decode_webhook_secret(secret.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"secret {position} {error}") from None
+        return value
+
+    @field_validator("admin_tokens")
+    @classmethod
+    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for position, token in enumerate(value, start=1):
+            if len(token.get_secret_value()) < 16:
+                raise ValueError(f"token {position} is shorter than 16 characters")
+        return value
+
+    @field_validator("stripe_api_key")
+    @classmethod
+    def _looks_like_a_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            key = value.get_secret_value()
+            if not key.startswith(("sk_", "rk_")) or not key.isascii() or not key.isprintable():
+                raise ValueError("must be a secret or restricted key: sk_… or rk_…")
+        return value
+
+    @field_validator("stripe_api_base")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http(s) address")
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("must be https, except on this machine: the key would travel in clear")
+        return value.rstrip("/")
+
+    @field_validator("stripe_account")
+    @classmethod
+    def _account(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("acct_"):
+            raise ValueError("must be an account id: acct_…")
+        return value
+
+    @property
+    def live_mode(self) -> bool:
+        """Whether the Stripe key moves real money."""
+        key = self.stripe_api_key.get_secret_value() if self.stripe_api_key else ""
+        return key.startswith(("sk_live_", "rk_live_"))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and `.env`; SettingsError names what is wrong in one line."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(".env is not UTF-8") from None

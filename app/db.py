@@ -1,0 +1,145 @@
+"""The database: engine, waiting rules, and which schema it must have."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError
+
+# A webhook must be answered within the sender's 15 s, and a pooled statement that waits longer
+# than this waits for a lock that is not coming.
+STATEMENT_TIMEOUT = "10s"
+LOCK_TIMEOUT = "5s"
+# A process that is paused in mid-transaction must not keep its row locks for ever.
+IDLE_IN_TRANSACTION_TIMEOUT = "10s"
+CONNECT_TIMEOUT = 5.0
+POOL_TIMEOUT = 5.0
+
+
+def database_url(raw: str) -> URL:
+    """`raw` as a URL for asyncpg; `postgres://` and `postgresql://` are accepted."""
+    try:
+        url = make_url(raw)
+    except SQLAlchemyError:
+        raise SettingsError("DATABASE_URL: is not a database address") from None
+    if "sslmode" in url.query:  # libpq's word for what asyncpg calls ssl
+        url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(
+            ["sslmode"]
+        )
+    return url.set(drivername="postgresql+asyncpg")
+
+
+def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
+    """An engine whose connections are checked before use and never wait without a bound."""
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT,
+        pool_pre_ping=True,  # after a restart of the database the first query would fail
+        connect_args={
+            "timeout": CONNECT_TIMEOUT,
+            "server_settings": {
+                "application_name": "meterbridge",
+                "timezone": "UTC",
+                "statement_timeout": STATEMENT_TIMEOUT,
+                "lock_timeout": LOCK_TIMEOUT,
+                "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT,
+            },
+        },
+    )
+
+
+# Everything that says "the database did not do it" and not "the statement is wrong".
+_UNAVAILABLE_SQLSTATES = ("08", "53", "57", "58")
+CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    PoolTimeout,
+    InterfaceError,
+    OperationalError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the database (not the statement) is at fault, so that trying again can help."""
+    if isinstance(error, CONNECTION_ERRORS):
+        return True
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        state = getattr(error.orig, "sqlstate", None) or ""
+        # 40: serialization failure or deadlock. 25006: a primary that became a standby.
+        return state.startswith((*_UNAVAILABLE_SQLSTATES, "40")) or state in ("25006", "55P03")
+    return False
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction: committed at the end, rolled back on any error.
+
+    Raises DatabaseUnavailable where the database is at fault; other errors pass.
+    """
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if is_unavailable(error):
+            raise DatabaseUnavailable from error
+        raise
+
+
+def migrations_folder() -> Path:
+    """The Alembic folder: beside the package in a checkout, inside it in an installed wheel."""
+    installed = Path(__file__).parent / "_migrations"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "alembic"
+
+
+def alembic_config(url: URL | None = None) -> Config:
+    """Alembic's configuration, without a file: the URL is passed on, never written down."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["url"] = url
+    return config
+
+
+def head_revision() -> str:
+    """The schema that this program needs."""
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    if head is None:
+        raise SchemaBehind(
+            "no migrations were found beside the program; the installation is broken"
+        )
+    return head
+
+
+async def current_revision(connection: AsyncConnection) -> str | None:
+    """The schema that the database has, or None where it was never migrated."""
+    exists = await connection.scalar(text("select to_regclass('alembic_version') is not null"))
+    if not exists:
+        return None
+    found: str | None = await connection.scalar(text("select version_num from alembic_version"))
+    return found
+
+
+async def require_head(engine: AsyncEngine) -> None:
+    """Raises SchemaBehind, naming the command to run, unless the schema is at head."""
+    async with transaction(engine) as connection:
+        current = await current_revision(connection)
+    head = head_revision()
+    if current != head:
+        raise SchemaBehind(
+            f"the database schema is at {current or 'nothing'}, this program needs {head}: "
+            "run `meterbridge migrate` (or start with --migrate)"
+        )

@@ -1,0 +1,287 @@
+"""The tables: one noun each, in the order the data flows. Only repositories speak SQL to them.
+
+    deliveries --> usage_windows --> usage_records --> attempts
+                        |                  |
+    subject_mappings    |            item_periods      totals of one item in one billing period
+    meter_mappings      |            subscription_lanes  who may send for a subscription, and when
+    mapping_version  subscription_snapshots   stripe_line  whether anything may be sent at all
+
+Locks are always taken in the order mapping lock (advisory), deliveries, usage_windows,
+item_periods, subscription_lanes, usage_records, so that no two steps can wait for each other.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+TIMESTAMPTZ = DateTime(timezone=True)
+
+
+def _id() -> Column[int]:
+    return Column("id", BigInteger, Identity(always=True), primary_key=True)
+
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _id(),
+    Column("svix_id", Text, nullable=False, unique=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("body_sha256", LargeBinary, nullable=False),
+    # Orders corrections: the creation time inside the message id, else the first-seen timestamp.
+    Column("message_at", TIMESTAMPTZ, nullable=False),
+    Column("received_at", TIMESTAMPTZ, nullable=False),
+    # received: to be booked. booked: its windows are in the ledger. rejected: answered 422, kept
+    # for a resend. failed: booking it raised an error that nobody foresaw; it waits for a release.
+    Column("state", Text, nullable=False),
+    Column("faults", JSONB),
+    Column("settled_at", TIMESTAMPTZ),
+    CheckConstraint("state in ('received', 'booked', 'rejected', 'failed')", name="state"),
+    Index("ix_deliveries_received", "id", postgresql_where=text("state = 'received'")),
+    Index(
+        "ix_deliveries_unbooked",
+        "state",
+        "id",
+        postgresql_where=text("state in ('rejected', 'failed')"),
+    ),
+)
+
+subject_mappings = Table(
+    "subject_mappings",
+    metadata,
+    _id(),
+    Column("subject", Text, nullable=False, index=True),
+    Column("subscription", Text, nullable=False, index=True),
+    # Half-open; null is "since ever" and "for ever". Spans of one subject never overlap: the
+    # repository checks it under the mapping lock (an exclusion constraint would need btree_gist).
+    Column("valid_from", TIMESTAMPTZ),
+    Column("valid_to", TIMESTAMPTZ),
+    Column("updated_at", TIMESTAMPTZ, nullable=False),
+    CheckConstraint("valid_from < valid_to", name="span"),
+)
+
+meter_mappings = Table(
+    "meter_mappings",
+    metadata,
+    _id(),
+    Column("meter", Text, nullable=False),
+    Column("group_filter", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # One of three members: `ids`, `lookup_key` or `metadata`.
+    Column("price_selector", JSONB, nullable=False),
+    Column("scale_numerator", Numeric, nullable=False),
+    Column("scale_denominator", Numeric, nullable=False),
+    Column("rounding", Text, nullable=False),
+    Column("timestamp_rule", Text, nullable=False),
+    Column("updated_at", TIMESTAMPTZ, nullable=False),
+    UniqueConstraint("meter", "group_filter"),
+    CheckConstraint("scale_numerator > 0 and scale_denominator > 0", name="scale"),
+)
+
+# One row. Every change of a mapping raises it, so that no replica books by a stale cache.
+mapping_version = Table(
+    "mapping_version",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+subscription_snapshots = Table(
+    "subscription_snapshots",
+    metadata,
+    Column("subscription", Text, primary_key=True),
+    Column("fetched_at", TIMESTAMPTZ, nullable=False),
+    # False: Stripe said that there is no such subscription.
+    Column("found", Boolean, nullable=False),
+    Column("body", JSONB),
+)
+
+item_periods = Table(
+    "item_periods",
+    metadata,
+    _id(),
+    Column("subscription", Text, nullable=False),
+    Column("subscription_item", Text, nullable=False),
+    Column("period_start", TIMESTAMPTZ, nullable=False),
+    Column("period_end", TIMESTAMPTZ, nullable=False),
+    # The exact sum of the amounts booked on the period's records, as a fraction.
+    Column("exact_numerator", Numeric, nullable=False),
+    Column("exact_denominator", Numeric, nullable=False),
+    # The sum of the wanted quantities of the period's records = round(exact), never below zero.
+    Column("rounded_total", Numeric, nullable=False),
+    UniqueConstraint("subscription_item", "period_start"),
+)
+
+usage_records = Table(
+    "usage_records",
+    metadata,
+    _id(),
+    Column("item_period_id", ForeignKey("item_periods.id"), nullable=False),
+    Column("subscription", Text, nullable=False),
+    Column("subscription_item", Text, nullable=False),
+    Column("timestamp", BigInteger, nullable=False),  # Unix seconds, as Stripe takes it
+    Column("wanted_quantity", Numeric, nullable=False),
+    # What Stripe holds as far as its answers tell; 0 before the first (nothing posted is nothing).
+    Column("reported_quantity", Numeric, nullable=False, server_default=text("0")),
+    # Counts the changes of the wanted quantity; part of the idempotency key.
+    Column("revision", Integer, nullable=False, server_default=text("0")),
+    Column("svix_id", Text, nullable=False),  # the delivery behind the last change
+    # due: wanted differs from reported, or an answer is outstanding. reported: equal.
+    # held: must not be sent until someone or something acts; `reason` says why.
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("due_at", TIMESTAMPTZ),
+    Column("unsent_since", TIMESTAMPTZ),
+    # Attempts that count against the record (an outage of Stripe does not).
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("failed_at", TIMESTAMPTZ),
+    # The POST whose answer has not been written down. It is settled, with this very key and
+    # quantity, before anything newer is sent: so a lost answer can neither double nor overwrite.
+    Column("sent_key", Text),
+    Column("sent_quantity", Numeric),
+    Column("sent_at", TIMESTAMPTZ),
+    # Raised where Stripe stored a 500 under the key: the next attempt needs a new one.
+    Column("key_suffix", Integer, nullable=False, server_default=text("0")),
+    UniqueConstraint("subscription_item", "timestamp"),
+    CheckConstraint("state in ('due', 'reported', 'held')", name="state"),
+    CheckConstraint("wanted_quantity >= 0", name="wanted"),
+    Index(
+        "ix_usage_records_due",
+        "subscription",
+        "due_at",
+        "id",
+        postgresql_where=text("state = 'due'"),
+    ),
+    Index(
+        "ix_usage_records_unsent",
+        "unsent_since",
+        postgresql_where=text("state = 'due'"),
+    ),
+    Index("ix_usage_records_held", "reason", "id", postgresql_where=text("state = 'held'")),
+    Index("ix_usage_records_item_period_id", "item_period_id"),
+)
+
+usage_windows = Table(
+    "usage_windows",
+    metadata,
+    _id(),
+    Column("meter", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("group_key", LargeBinary, nullable=False),  # digest of group_by, for the unique key
+    Column("group_by", JSONB, nullable=False),
+    Column("window_start", TIMESTAMPTZ, nullable=False),
+    Column("window_end", TIMESTAMPTZ, nullable=False),
+    Column("aggregation", Text, nullable=False),
+    Column("value", Numeric, nullable=False),
+    # The row's subject is not the one the query was for: suspect, never billed by itself.
+    Column("subject_contradicts", Boolean, nullable=False, server_default=false()),
+    Column("revision", Integer, nullable=False, server_default=text("1")),
+    Column("delivery_id", ForeignKey("deliveries.id"), nullable=False),
+    Column("svix_id", Text, nullable=False),
+    Column("message_at", TIMESTAMPTZ, nullable=False),
+    # pending: to be booked. booked: counted in its usage record. parked: see `reason`.
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("retry_at", TIMESTAMPTZ),
+    # What of this window is counted in the record now: value x scale at booking, as a fraction.
+    Column("usage_record_id", ForeignKey("usage_records.id")),
+    Column("amount_numerator", Numeric, nullable=False, server_default=text("0")),
+    Column("amount_denominator", Numeric, nullable=False, server_default=text("1")),
+    Column("booked_at", TIMESTAMPTZ),
+    UniqueConstraint("meter", "subject", "group_key", "window_start", "window_end"),
+    CheckConstraint("state in ('pending', 'booked', 'parked')", name="state"),
+    CheckConstraint("window_start < window_end", name="bounds"),
+    Index(
+        "ix_usage_windows_pending",
+        "retry_at",
+        "id",
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_usage_windows_parked_subject",
+        "subject",
+        postgresql_where=text("state = 'parked'"),
+    ),
+    Index("ix_usage_windows_parked_meter", "meter", postgresql_where=text("state = 'parked'")),
+    Index(
+        "ix_usage_windows_parked_retry",
+        "retry_at",
+        postgresql_where=text("state = 'parked' and retry_at is not null"),
+    ),
+    Index("ix_usage_windows_usage_record_id", "usage_record_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _id(),
+    Column("usage_record_id", ForeignKey("usage_records.id"), nullable=False, index=True),
+    Column("idempotency_key", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("quantity", Numeric, nullable=False),
+    Column("started_at", TIMESTAMPTZ, nullable=False),
+    Column("finished_at", TIMESTAMPTZ, nullable=False),
+    # succeeded, retried, held, line_stopped: what was decided on the answer
+    Column("outcome", Text, nullable=False),
+    Column("problem", Text),
+    Column("http_status", Integer),
+    Column("message", Text),
+    Column("request_id", Text),
+    Column("replayed", Boolean, nullable=False, server_default=false()),
+    Column("worker", Text, nullable=False),
+)
+
+# The lane of a subscription: its lease lets one worker, and so one POST at a time, through.
+subscription_lanes = Table(
+    "subscription_lanes",
+    metadata,
+    Column("subscription", Text, primary_key=True),
+    Column("due_at", TIMESTAMPTZ),  # null: nothing to send
+    Column("lease_token", UUID),
+    Column("leased_by", Text),
+    Column("leased_until", TIMESTAMPTZ),  # by the database's clock: replicas' clocks differ
+    Index("ix_subscription_lanes_due_at", "due_at", postgresql_where=text("due_at is not null")),
+)
+
+# One row: whether the line to Stripe is open. Shared, so that one replica's finding stops all.
+stripe_line = Table(
+    "stripe_line",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("stopped", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("since", TIMESTAMPTZ),
+    Column("probe_at", TIMESTAMPTZ),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint("id = 1", name="one_row"),
+)
