@@ -1,0 +1,151 @@
+"""One request to Stripe and its answer: headers, limits, and which error an answer is."""
+
+import asyncio
+import json
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+from app.stripe_client.error_table import classify
+from app.stripe_client.errors import (
+    FailurePhase,
+    MalformedAnswer,
+    StripeAnswered,
+    StripeUnreachable,
+    VersionMismatch,
+)
+from app.stripe_client.members import Members, parse_object
+from app.stripe_client.meta import AnswerMeta, read_meta
+from app.stripe_client.problems import ErrorAnswer
+from app.stripe_client.redaction import presentable
+from app.stripe_client.transport import Timeouts
+from app.stripe_client.unreachable import TRANSPORT_FAILURES, unreachable
+
+# The last version that has usage records; 2025-03-31.basil removed them.
+STRIPE_VERSION = "2025-02-24.acacia"
+
+# The largest page, a hundred subscriptions with ten items each, stays below 3 MiB.
+LARGEST_BODY = 4 * 1024 * 1024
+
+
+class HttpExchange:
+    """Sends requests with the pinned version; raises the package's errors and no others."""
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        account: str | None,
+        user_agent: str,
+        timeouts: Timeouts,
+        transport: httpx.AsyncBaseTransport,
+    ) -> None:
+        headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Stripe-Version": STRIPE_VERSION,
+            "User-Agent": user_agent,
+            "Accept": "application/json",
+            # Answers are small; what is not compressed cannot blow up.
+            "Accept-Encoding": "identity",
+        }
+        if account is not None:
+            headers["Stripe-Account"] = account
+        self._api_key = api_key
+        self._base_url = base_url
+        self._total = timeouts.total
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            headers=headers,
+            timeout=timeouts.of_httpx(),
+            follow_redirects=False,
+            trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def get(self, path: str, query: str = "") -> Members:
+        """The object at `path`. Errors: the whole tree of `StripeError`."""
+        url = f"{self._base_url}{path}"
+        return await self._call(self._http.build_request("GET", f"{url}?{query}" if query else url))
+
+    async def post(self, path: str, form: str, *, idempotency_key: str) -> Members:
+        """The object that posting `form` gave. Errors: the whole tree of `StripeError`."""
+        return await self._call(
+            self._http.build_request(
+                "POST",
+                f"{self._base_url}{path}",
+                content=form.encode("ascii"),
+                headers={
+                    "Content-Type": "application/x-www-form-urlencoded",
+                    "Idempotency-Key": idempotency_key,
+                },
+            )
+        )
+
+    async def _call(self, request: httpx.Request) -> Members:
+        response, body = await self._send(request)
+        meta = read_meta(response.status_code, response.headers)
+        if not 200 <= meta.status < 300:
+            raise self._refusal(body, meta)
+        if meta.status != 200:
+            raise MalformedAnswer(f"HTTP {meta.status} instead of 200", meta=meta)
+        if meta.stripe_version != STRIPE_VERSION:
+            raise VersionMismatch(STRIPE_VERSION, meta=meta)
+        if body is None:
+            raise MalformedAnswer(f"the body is over {LARGEST_BODY} bytes", meta=meta)
+        return parse_object(body, meta)
+
+    async def _send(self, request: httpx.Request) -> tuple[httpx.Response, bytes | None]:
+        if self._http.is_closed:
+            raise StripeUnreachable("the client is closed", phase=FailurePhase.CONNECT, sent=False)
+        try:
+            async with asyncio.timeout(self._total):
+                response = await self._http.send(request, stream=True)
+                try:
+                    return response, await _bounded_body(response)
+                finally:
+                    await response.aclose()
+        except TRANSPORT_FAILURES as error:
+            failure = unreachable(error, secret=self._api_key)
+        # Raised outside the handler, so that not even __context__ leads to the request's headers.
+        raise failure
+
+    def _refusal(self, body: bytes | None, meta: AnswerMeta) -> StripeAnswered:
+        answer = _error_answer(body or b"", meta, self._api_key)
+        return StripeAnswered(classify(answer), answer, meta)
+
+
+async def _bounded_body(response: httpx.Response) -> bytes | None:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            return None
+    return bytes(body)
+
+
+def _error_answer(body: bytes, meta: AnswerMeta, secret: str) -> ErrorAnswer:
+    """The error in a body, as far as there is one: a gateway answers in HTML."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    error = document.get("error") if isinstance(document, dict) else None
+    fields = error if isinstance(error, dict) else {}
+
+    def text(name: str) -> str | None:
+        value = fields.get(name)
+        return presentable(value, secret) or None if isinstance(value, str) else None
+
+    return ErrorAnswer(
+        status=meta.status,
+        type=text("type"),
+        code=text("code"),
+        param=text("param"),
+        message=text("message"),
+        rate_limited_reason=meta.rate_limited_reason,
+    )
