@@ -1,7 +1,7 @@
 """A typed async client of the part of Stripe's API that usage records need.
 
-It knows nothing of the rest of the program and could be lifted out. Pure code imports from
-`problems`, `errors`, `error_table`, `answers` and `rate_limit` directly: this front door leads to httpx.
+It knows nothing of the rest of the program and could be lifted out. This front door leads to httpx:
+pure code imports from `problems`, `errors`, `error_table`, `answers` and `rate_limit` directly.
 """
 
 from app.stripe_client.answers import (
