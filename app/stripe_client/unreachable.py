@@ -15,8 +15,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from app.stripe_client.errors import FailurePhase, StripeUnreachable
 from app.stripe_client.redaction import presentable
 
-# HttpProcessingError (aiohttp's parser) and the two RuntimeErrors (a session or client closed
-# under a running request) leak through the transport as they are.
+# HttpProcessingError (aiohttp's parser) and RuntimeError (a session closed under a running request;
+# uvloop, of a write to a socket that has just died) leak through the transport as they are.
 TRANSPORT_FAILURES: tuple[type[Exception], ...] = (
     httpx.HTTPError,
     httpx.InvalidURL,

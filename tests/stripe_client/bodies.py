@@ -2,7 +2,19 @@
 
 from typing import Any
 
+import httpx
+import respx
+
 VERSION = {"Stripe-Version": "2025-02-24.acacia", "Request-Id": "req_1"}
+
+# The arguments that `usage_record()` is the answer to.
+RECORD: dict[str, Any] = {
+    "subscription_item": "si_1",
+    "quantity": 100,
+    "timestamp": 1_767_229_199,
+    "action": "set",
+    "idempotency_key": "msg_1:si_1:1",
+}
 
 PERIOD_START = 1_767_225_600
 PERIOD_END = 1_769_904_000
@@ -95,3 +107,11 @@ def summary(**changes: Any) -> dict[str, Any]:
         "total_usage": 12,
         **changes,
     }
+
+
+def ok(body: Any) -> httpx.Response:
+    return httpx.Response(200, json=body, headers=VERSION)
+
+
+def queries(route: respx.Route) -> list[dict[str, str]]:
+    return [dict(call.request.url.params) for call in route.calls]

@@ -6,7 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from app.stripe_client import StripeClient
 from tests.stripe_client import bodies
+from tests.stripe_client.conftest import API_KEY
+
+HEAD = b"HTTP/1.1 200 OK\r\nStripe-Version: 2025-02-24.acacia\r\nContent-Type: application/json\r\n"
 
 
 class RawServer:
@@ -116,3 +120,25 @@ async def raw_server(behave: Callable[[Connection], Awaitable[None]]) -> AsyncIt
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await listener.wait_closed()
+
+
+def client_of(url: str, **settings: Any) -> StripeClient:
+    return StripeClient(api_key=API_KEY, base_url=url, **settings)
+
+
+@asynccontextmanager
+async def bridge(
+    behave: Callable[[Connection], Any], **settings: Any
+) -> AsyncIterator[tuple[StripeClient, RawServer]]:
+    async with raw_server(behave) as server, client_of(server.url, **settings) as client:
+        yield client, server
+
+
+async def proper(connection: Connection) -> None:
+    await connection.answer(bodies.usage_record())
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - a socket's fate has no event
+            await asyncio.sleep(0.005)

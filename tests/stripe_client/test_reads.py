@@ -1,4 +1,4 @@
-"""Subscriptions, items, summaries, customers, prices, and lists followed to their end."""
+"""Subscriptions, items, summaries, customers and prices."""
 
 from typing import Any
 
@@ -14,17 +14,8 @@ from app.stripe_client import (
     StripeClient,
     SubscriptionItem,
 )
-from app.stripe_client.client import MOST_ITEMS
 from tests.stripe_client import bodies
-
-
-def ok(body: Any) -> httpx.Response:
-    return httpx.Response(200, json=body, headers=bodies.VERSION)
-
-
-def queries(route: respx.Route) -> list[dict[str, str]]:
-    return [dict(call.request.url.params) for call in route.calls]
-
+from tests.stripe_client.bodies import ok, queries
 
 TOKENS = Price(
     id="price_tokens",
@@ -142,92 +133,11 @@ async def test_a_subscription_without_one_member_never_raises_anything_foreign(
         assert found.id == "sub_1"
 
 
-async def test_more_items_than_one_page_are_followed_to_the_end(
-    client: StripeClient, stripe_api: respx.MockRouter
-) -> None:
-    first = bodies.listing([bodies.item(f"si_{n}") for n in range(10)], has_more=True)
-    stripe_api.get("/v1/subscriptions/sub_1").mock(
-        return_value=ok(bodies.subscription(items=first))
-    )
-    pages = stripe_api.get("/v1/subscription_items").mock(
-        side_effect=[
-            ok(bodies.listing([bodies.item(f"si_{n}") for n in range(10, 110)], has_more=True)),
-            ok(bodies.listing([bodies.item("si_110")])),
-        ]
-    )
-    found = await client.subscription("sub_1")
-    assert [item.id for item in found.items] == [f"si_{n}" for n in range(111)]
-    assert {item.current_period_end for item in found.items} == {bodies.PERIOD_END}
-    assert queries(pages) == [
-        {"subscription": "sub_1", "limit": "100", "starting_after": "si_9"},
-        {"subscription": "sub_1", "limit": "100", "starting_after": "si_109"},
-    ]
-
-
 async def test_items_alone_have_no_period_under_the_pinned_version(
     client: StripeClient, stripe_api: respx.MockRouter
 ) -> None:
     stripe_api.get("/v1/subscription_items").mock(return_value=ok(bodies.listing([bodies.item()])))
     assert await client.subscription_items("sub_1") == (SubscriptionItem(id="si_1", price=TOKENS),)
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        bodies.listing([], has_more=True),
-        bodies.listing([bodies.item("si_0")], has_more=True),
-        bodies.listing([bodies.item("si_1"), bodies.item("si_1")]),
-        {**bodies.listing([]), "object": "search_result"},
-        {"object": "list", "data": []},
-    ],
-    ids=["empty but more", "the same again", "twice on a page", "no list", "no has_more"],
-)
-async def test_a_list_that_cannot_be_followed_is_malformed(
-    client: StripeClient, stripe_api: respx.MockRouter, page: dict[str, Any]
-) -> None:
-    first = bodies.listing([bodies.item("si_0")], has_more=True)
-    stripe_api.get("/v1/subscription_items").mock(side_effect=[ok(first), ok(page)])
-    with pytest.raises(MalformedAnswer):
-        await client.subscription_items("sub_1")
-
-
-async def test_a_list_without_end_is_given_up(
-    client: StripeClient, stripe_api: respx.MockRouter
-) -> None:
-    served = 0
-
-    def endless(request: httpx.Request) -> httpx.Response:
-        nonlocal served
-        served += 100
-        items = [bodies.item(f"si_{n}") for n in range(served - 100, served)]
-        return ok(bodies.listing(items, has_more=True))
-
-    stripe_api.get("/v1/subscription_items").mock(side_effect=endless)
-    with pytest.raises(MalformedAnswer, match=str(MOST_ITEMS)):
-        await client.subscription_items("sub_1")
-    assert served == MOST_ITEMS + 100
-
-
-async def test_subscriptions_are_listed_with_all_their_items(
-    client: StripeClient, stripe_api: respx.MockRouter
-) -> None:
-    many = bodies.subscription(items=bodies.listing([bodies.item("si_1")], has_more=True))
-    lists = stripe_api.get("/v1/subscriptions").mock(
-        side_effect=[
-            ok(bodies.listing([many], has_more=True)),
-            ok(bodies.listing([bodies.subscription(id="sub_2", items=bodies.listing([]))])),
-        ]
-    )
-    stripe_api.get("/v1/subscription_items").mock(
-        return_value=ok(bodies.listing([bodies.item("si_2")]))
-    )
-    first, second = await client.subscriptions(customer="cus_1", status="all")
-    assert [item.id for item in first.items] == ["si_1", "si_2"]
-    assert (second.id, second.items) == ("sub_2", ())
-    assert queries(lists) == [
-        {"customer": "cus_1", "status": "all", "limit": "100"},
-        {"customer": "cus_1", "status": "all", "limit": "100", "starting_after": "sub_1"},
-    ]
 
 
 async def test_summaries_come_newest_first_with_open_bounds(
@@ -335,37 +245,3 @@ async def test_no_read_takes_an_id_that_leads_elsewhere(
         with pytest.raises(ValueError, match="usable"):
             await call
     assert not stripe_api.calls
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"api_key": ""},
-        {"api_key": "sk_test_1\n"},
-        {"account": "acct 1"},
-        {"base_url": "api.stripe.com"},
-        {"base_url": "ftp://api.stripe.com"},
-        {"base_url": "https://"},
-        {"base_url": "https://user:pw@api.stripe.com"},
-        {"base_url": "https://api.stripe.com?x=1"},
-        {"base_url": "https://api.stripe.com:port"},
-        {"max_connections": 0},
-        {"max_connections": True},
-    ],
-)
-def test_a_client_of_wrong_settings_is_not_made(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"API key|account|base URL|max_connections") as caught:
-        StripeClient(**{"api_key": "sk_test_1", **settings})
-    assert "sk_test" not in str(caught.value)
-    assert "pw" not in str(caught.value)
-
-
-async def test_a_base_url_may_have_a_path_and_a_slash() -> None:
-    router = respx.MockRouter(assert_all_called=True)
-    router.get("http://127.0.0.1:12111/stripe/v1/customers/cus_1").mock(
-        return_value=ok({"id": "cus_1", "object": "customer", "livemode": False})
-    )
-    transport = httpx.MockTransport(router.async_handler)
-    base_url = "http://127.0.0.1:12111/stripe/"
-    async with StripeClient(api_key="k", base_url=base_url, transport=transport) as client:
-        assert (await client.customer("cus_1")).id == "cus_1"

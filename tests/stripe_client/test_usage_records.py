@@ -15,16 +15,10 @@ from app.stripe_client import (
     VersionMismatch,
 )
 from tests.stripe_client import bodies
+from tests.stripe_client.bodies import RECORD
 from tests.stripe_client.conftest import API_KEY
 
 PATH = "/v1/subscription_items/si_1/usage_records"
-RECORD: dict[str, Any] = {
-    "subscription_item": "si_1",
-    "quantity": 100,
-    "timestamp": 1_767_229_199,
-    "action": "set",
-    "idempotency_key": "msg_1:si_1:1",
-}
 
 
 def answers(router: respx.MockRouter, response: httpx.Response) -> respx.Route:
