@@ -1,13 +1,14 @@
 """The database: engine, waiting rules, and which schema it must have."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, Text, any_, literal, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -83,6 +84,11 @@ def is_unavailable(error: BaseException) -> bool:
         # 40: serialization failure or deadlock. 25006: a primary that became a standby.
         return state.startswith((*_UNAVAILABLE_SQLSTATES, "40")) or state in ("25006", "55P03")
     return False
+
+
+def among(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
+    """`column = any(values)`: one parameter however many values (PostgreSQL takes 32,767)."""
+    return column == any_(literal(list(values), ARRAY(Text)))
 
 
 @asynccontextmanager

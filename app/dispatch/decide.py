@@ -1,0 +1,151 @@
+"""What follows an answer of Stripe: a pure decision, a table per kind of answer.
+
+Closed by default: only answers that are known to be transient are tried again, and one that nobody
+foresaw holds the record. An outage of Stripe is not an error of a record: a failure counts against
+a record only when others succeeded since its last one.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from app.dispatch.reasons import HoldReason, StopReason
+from app.stripe_client.errors import (
+    MalformedAnswer,
+    StripeAnswered,
+    StripeError,
+    StripeUnreachable,
+    VersionMismatch,
+)
+from app.stripe_client.problems import ProblemKind
+
+# Stripe's own client waits min(0.5 * 2^(n-1), 5) s; a service can be more patient than a page.
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 60.0
+# About five minutes of failures that are the record's own.
+MOST_FAILURES = 12
+# A stored 500 is replayed under its key for ever; `set` may go on under a new one.
+SAME_KEY_FAILURES = 2
+LONGEST_RETRY_AFTER = 600.0
+
+
+class Verdict(StrEnum):
+    """What is done with a record after an attempt."""
+
+    RETRY = "retried"  # the same request under the same key
+    NEW_KEY = "retried_new_key"  # the same request under another key: safe for `set` only
+    HOLD = "held"
+    RESOLVE = "resolved"  # the subscription is read again, once, and the windows booked anew
+    STOP_LINE = "line_stopped"  # nothing about this record: nothing may be sent at all
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict. `delay` in seconds; `pause` stops everything for so many seconds (429)."""
+
+    verdict: Verdict
+    delay: float = 0.0
+    hold: HoldReason | None = None
+    stop: StopReason | None = None
+    counted: bool = False
+    outage: bool = False
+    pause: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What went before: counted failures, failures in a row under this key, and when."""
+
+    failures: int
+    failed_at: datetime | None
+    last_success: datetime | None
+
+    @property
+    def counts(self) -> bool:
+        """Whether Stripe took other records since this one last failed."""
+        return (
+            self.failed_at is not None
+            and self.last_success is not None
+            and self.last_success > self.failed_at
+        )
+
+
+_HOLDS: Final[dict[ProblemKind, HoldReason]] = {
+    ProblemKind.PERIOD_CLOSED: HoldReason.PERIOD_CLOSED,
+    ProblemKind.TIMESTAMP_REFUSED: HoldReason.TIMESTAMP_REFUSED,
+    ProblemKind.INVALID_INTEGER: HoldReason.QUANTITY_REFUSED,
+    ProblemKind.UNFORESEEN: HoldReason.UNFORESEEN_ANSWER,
+}
+# What we knew of the subscription is out of date. `hold` is what it comes to if a fresh read does
+# not help.
+_RESOLVES: Final[dict[ProblemKind, HoldReason]] = {
+    ProblemKind.ITEM_NO_LONGER_ACTIVE: HoldReason.ITEM_GONE,
+    ProblemKind.RESOURCE_MISSING: HoldReason.ITEM_GONE,
+    ProblemKind.PRICE_HAS_BILLING_METER: HoldReason.PRICE_HAS_BILLING_METER,
+    ProblemKind.THRESHOLDS_INCREMENT_ONLY: HoldReason.BILLING_THRESHOLDS,
+}
+_STOPS: Final[dict[ProblemKind, StopReason]] = {
+    ProblemKind.KEY_REFUSED: StopReason.KEY_REFUSED,
+    ProblemKind.PERMISSION_MISSING: StopReason.PERMISSION_MISSING,
+    ProblemKind.ACCOUNT_REFUSED: StopReason.ACCOUNT_REFUSED,
+    ProblemKind.VERSION_UNSUPPORTED: StopReason.VERSION_MISMATCH,
+}
+
+
+def backoff(failures: int, jitter: float) -> float:
+    """Seconds before the next attempt, after `failures` failures; `jitter` in [0, 1)."""
+    delay = min(FIRST_DELAY * 2.0 ** min(failures, 10), LONGEST_DELAY)
+    return float(delay * (0.5 + jitter / 2))
+
+
+def stop_of(error: StripeError) -> StopReason | None:
+    """Why this answer means that nothing may be sent at all, if it does."""
+    if isinstance(error, VersionMismatch):
+        return StopReason.VERSION_MISMATCH
+    return _STOPS.get(error.kind) if isinstance(error, StripeAnswered) else None
+
+
+def is_outage(error: StripeError) -> bool:
+    """Whether the answer (or its lack) says that Stripe is in trouble, and not a record."""
+    if isinstance(error, StripeAnswered):
+        return error.kind is ProblemKind.SERVER_ERROR
+    return isinstance(error, StripeUnreachable | MalformedAnswer)
+
+
+def decide(error: StripeError, history: History, *, jitter: float) -> Decision:
+    """What follows an attempt with `set` that did not succeed."""
+    stop = stop_of(error)
+    if stop is not None:
+        return Decision(Verdict.STOP_LINE, stop=stop)
+    if isinstance(error, StripeAnswered):
+        if error.kind in _RESOLVES:
+            return Decision(Verdict.RESOLVE, hold=_RESOLVES[error.kind], delay=LONGEST_DELAY)
+        advised = error.meta.should_retry is True and error.kind is ProblemKind.UNFORESEEN
+        if error.kind in _HOLDS and not advised:
+            return Decision(Verdict.HOLD, hold=_HOLDS[error.kind])
+    return _again(error, history, jitter)
+
+
+def _again(error: StripeError, history: History, jitter: float) -> Decision:
+    """A known transient answer: when, under which key, and whether it counts."""
+    asked = min(error.meta.retry_after or 0, LONGEST_RETRY_AFTER) if error.meta else 0.0
+    delay = max(backoff(history.failures, jitter), asked)
+    kind = error.kind if isinstance(error, StripeAnswered) else None
+    if kind is ProblemKind.RATE_LIMITED:
+        return Decision(Verdict.RETRY, delay, pause=max(asked, 1.0))
+    if kind is ProblemKind.LOCK_TIMEOUT or isinstance(error, StripeUnreachable):
+        return Decision(Verdict.RETRY, delay, outage=is_outage(error))
+    if history.counts and history.failures + 1 >= MOST_FAILURES:
+        return Decision(Verdict.HOLD, hold=HoldReason.ATTEMPTS_EXHAUSTED, counted=True)
+    stored = kind is ProblemKind.SERVER_ERROR and (
+        history.failures >= SAME_KEY_FAILURES
+        or (error.meta is not None and error.meta.idempotent_replayed)
+    )
+    new_key = stored or kind is ProblemKind.IDEMPOTENCY_MISMATCH
+    return Decision(
+        Verdict.NEW_KEY if new_key else Verdict.RETRY,
+        delay,
+        counted=history.counts,
+        outage=is_outage(error),
+    )

@@ -1,0 +1,71 @@
+"""Why a usage record is held, and why the line stands still; each with what to do. Pure."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class HoldReason(StrEnum):
+    """The reason codes of held records: stable, shown by API, metrics and logs."""
+
+    PERIOD_CLOSED = "period_closed"
+    TIMESTAMP_REFUSED = "timestamp_refused"
+    ITEM_GONE = "item_gone"
+    PRICE_HAS_BILLING_METER = "price_has_billing_meter"
+    BILLING_THRESHOLDS = "billing_thresholds"
+    QUANTITY_REFUSED = "quantity_refused"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    UNFORESEEN_ANSWER = "unforeseen_answer"
+
+
+class StopReason(StrEnum):
+    """Why nothing is sent at all."""
+
+    STRIPE_UNAVAILABLE = "stripe_unavailable"
+    KEY_REFUSED = "key_refused"
+    PERMISSION_MISSING = "permission_missing"
+    ACCOUNT_REFUSED = "account_refused"
+    VERSION_MISMATCH = "version_mismatch"
+
+
+HOLD_ACTIONS: Final[dict[HoldReason, str]] = {
+    HoldReason.PERIOD_CLOSED: (
+        "Stripe closed the billing period before the record arrived. Bill the difference by hand "
+        "(an invoice item)."
+    ),
+    HoldReason.TIMESTAMP_REFUSED: (
+        "Stripe refused the timestamp; see the attempt's message. Release it when the cause is "
+        "gone."
+    ),
+    HoldReason.ITEM_GONE: (
+        "The subscription item was deleted or ended, and part of this record stands there. Compare "
+        "with Stripe and bill the difference by hand."
+    ),
+    HoldReason.PRICE_HAS_BILLING_METER: (
+        "The price moved to billing meters. Map the meter to a legacy metered price and release."
+    ),
+    HoldReason.BILLING_THRESHOLDS: (
+        "Stripe refuses `set` with billing thresholds. Remove them at Stripe and release."
+    ),
+    HoldReason.QUANTITY_REFUSED: "Stripe refused the quantity; see the attempt's message.",
+    HoldReason.ATTEMPTS_EXHAUSTED: (
+        "Stripe failed on this record again and again while it took others; see its attempts. "
+        "Release it to try again."
+    ),
+    HoldReason.UNFORESEEN_ANSWER: (
+        "Stripe gave an answer that nobody foresaw; see the attempt. Release it to try again."
+    ),
+}
+
+STOP_ACTIONS: Final[dict[StopReason, str]] = {
+    StopReason.STRIPE_UNAVAILABLE: "Nothing: it is probed and starts again by itself.",
+    StopReason.KEY_REFUSED: "Set a valid STRIPE_API_KEY and restart.",
+    StopReason.PERMISSION_MISSING: (
+        "Give the restricted key the permission named in the detail (subscriptions: read, usage "
+        "records: write)."
+    ),
+    StopReason.ACCOUNT_REFUSED: "Check STRIPE_ACCOUNT: the key has no access to it.",
+    StopReason.VERSION_MISMATCH: (
+        "Something between here and Stripe changes the API version, or Stripe no longer serves "
+        "2025-02-24.acacia. Check STRIPE_API_BASE."
+    ),
+}

@@ -1,0 +1,120 @@
+"""One attempt: POST a claimed record, and what its answer changes. Pure but for the POST."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from app.clock import Clock
+from app.dispatch.decide import Decision, History, Verdict, decide
+from app.dispatch.keys import next_key
+from app.dispatch.lanes import ClaimedRecord, RecordUpdate, WrittenAttempt
+from app.stripe_client import StripeAnswered, StripeClient, StripeError, UsageRecordAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An attempt and what follows. `decision` is None where it succeeded.
+
+    `ends_outage_run`: it is the last of so many failures in a row that Stripe itself is down.
+    """
+
+    attempt: WrittenAttempt
+    update: RecordUpdate | None
+    decision: Decision | None
+    error: StripeError | None
+    ends_outage_run: bool = False
+
+
+async def attempt(
+    client: StripeClient,
+    record: ClaimedRecord,
+    *,
+    clock: Clock,
+    last_success: datetime | None,
+    jitter: Callable[[], float],
+) -> Outcome:
+    """POST the record once. Never raises StripeError: that is an outcome."""
+    started = clock.now()
+    try:
+        answer = await client.post_usage_record(
+            subscription_item=record.subscription_item,
+            quantity=record.quantity,
+            timestamp=record.timestamp,
+            action="set",
+            idempotency_key=record.key,
+        )
+    except StripeError as error:
+        history = History(record.failures, record.failed_at, last_success)
+        decision = decide(error, history, jitter=jitter())
+        return _failed(record, error, decision, started, clock.now())
+    return _succeeded(record, answer, started, clock.now())
+
+
+def _succeeded(
+    record: ClaimedRecord, answer: UsageRecordAnswer, started: datetime, finished: datetime
+) -> Outcome:
+    written = WrittenAttempt(
+        record,
+        started,
+        finished,
+        "succeeded",
+        None,
+        answer.meta.status,
+        None,
+        answer.meta.request_id,
+        answer.meta.idempotent_replayed,
+    )
+    update = RecordUpdate(record.id, reported=record.quantity, settled=True)
+    return Outcome(written, update, None, None)
+
+
+def _failed(
+    record: ClaimedRecord,
+    error: StripeError,
+    decision: Decision,
+    started: datetime,
+    finished: datetime,
+) -> Outcome:
+    answered = error if isinstance(error, StripeAnswered) else None
+    written = WrittenAttempt(
+        record,
+        started,
+        finished,
+        decision.verdict.value,
+        answered.kind.value if answered else type(error).__name__,
+        error.meta.status if error.meta else None,
+        answered.message if answered else error.detail,
+        error.request_id,
+        error.meta.idempotent_replayed if error.meta else False,
+    )
+    return Outcome(written, update_of(record, error, decision, finished), decision, error)
+
+
+def update_of(
+    record: ClaimedRecord, error: StripeError, decision: Decision, now: datetime
+) -> RecordUpdate | None:
+    """What a failed attempt changes on its record; nothing where the line is stopped."""
+    if decision.verdict is Verdict.STOP_LINE:
+        return None
+    if decision.verdict is Verdict.HOLD:
+        return RecordUpdate(
+            record.id,
+            # In doubt, the POST stays outstanding: a release settles it before anything newer.
+            settled=not error.in_doubt,
+            held=decision.hold.value if decision.hold else None,
+            detail=str(error)[:500],
+            counted=decision.counted,
+            failed_at=now,
+        )
+    return RecordUpdate(
+        record.id,
+        # A definite refusal leaves nothing outstanding; the windows may go elsewhere.
+        settled=decision.verdict is Verdict.RESOLVE and not error.in_doubt,
+        retry_at=now + timedelta(seconds=decision.delay),
+        counted=decision.counted,
+        failed_at=now,
+        detail=str(error)[:500],
+        key=next_key(record.key, record.key_suffix + 1)
+        if decision.verdict is Verdict.NEW_KEY
+        else None,
+    )

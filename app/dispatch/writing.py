@@ -1,0 +1,107 @@
+"""Writing down what Stripe answered: one commit for all that finished while the last one ran."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.clock import Clock
+from app.db import transaction
+from app.dispatch import lanes as store
+from app.dispatch import line as the_line
+from app.dispatch.decide import Verdict
+from app.dispatch.lanes import Lane
+from app.dispatch.reasons import StopReason
+from app.dispatch.sending import Outcome
+from app.errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+DATABASE_PAUSE = 0.5
+
+
+@dataclass(slots=True)
+class Finished:
+    """A lane that was worked on, to be written down and released."""
+
+    lane: Lane
+    outcomes: list[Outcome]
+    written: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class OutcomeWriter:
+    """Takes finished lanes; writes attempts, records, the line, and ends the leases."""
+
+    def __init__(self, engine: AsyncEngine, clock: Clock, *, worker: str) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._worker = worker
+        self._queue: asyncio.Queue[Finished] = asyncio.Queue()
+
+    def put(self, finished: Finished) -> None:
+        """Have a lane written down; its `written` is set when that is committed."""
+        self._queue.put_nowait(finished)
+
+    async def drained(self) -> None:
+        """Wait until all that was put is written down."""
+        await self._queue.join()
+
+    async def run(self) -> None:
+        """Write until cancelled. While the database is away the answers wait here; if they are
+        lost with the process, they are asked for again under the same keys."""
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            while True:
+                try:
+                    await self._write(batch)
+                    break
+                except DatabaseUnavailable:
+                    logger.warning("the database is not available; answers wait to be written down")
+                    await asyncio.sleep(DATABASE_PAUSE)
+            for finished in batch:
+                finished.written.set()
+                self._queue.task_done()
+
+    async def _write(self, batch: Sequence[Finished]) -> None:
+        outcomes = [outcome for finished in batch for outcome in finished.outcomes]
+        async with transaction(self._engine) as connection:
+            await self._write_line(connection, batch)
+            ours = await store.lock_leased(connection, [finished.lane for finished in batch])
+            if outcomes:
+                await store.write_attempts(
+                    connection, [outcome.attempt for outcome in outcomes], worker=self._worker
+                )
+            updates = [
+                outcome.update
+                for outcome in outcomes
+                if outcome.update is not None and outcome.attempt.record.subscription in ours
+            ]
+            if updates:
+                await store.write_updates(connection, updates)
+            await store.release_lanes(connection, ours)
+
+    async def _write_line(self, connection: AsyncConnection, batch: Sequence[Finished]) -> None:
+        """Stop the line, or open it again, as the outcomes say."""
+        now = self._clock.now()
+        outcomes = [outcome for finished in batch for outcome in finished.outcomes]
+        for outcome in outcomes:
+            decision = outcome.decision
+            if decision is not None and decision.verdict is Verdict.STOP_LINE and decision.stop:
+                await the_line.stop_line(connection, decision.stop, str(outcome.error), now=now)
+                return
+        outage = next((o for o in reversed(outcomes) if o.ends_outage_run), None)
+        if outage is not None:
+            await the_line.stop_line(
+                connection, StopReason.STRIPE_UNAVAILABLE, str(outage.error), now=now
+            )
+            return
+        probes = [finished for finished in batch if finished.lane.probe]
+        # Any answer that is neither an outage nor a refusal of the key says that Stripe is there.
+        if any(finished.outcomes for finished in probes) and await the_line.open_line(connection):
+            logger.info("the line to Stripe is open again")
+        elif probes and not outcomes:
+            await the_line.return_probe(connection, now=now)

@@ -1,0 +1,134 @@
+"""The booking loop: books while there is something to book, and reads what booking lacks.
+
+Snapshots are read beside the loop, so that a slow Stripe delays only the windows that need one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import Clock
+from app.db import transaction
+from app.errors import DatabaseUnavailable
+from app.ledger import windows as facts
+from app.ledger.booker import Booker
+from app.mapping.snapshots import Snapshots
+from app.stripe_client import StripeError, TokenBucket
+
+logger = logging.getLogger(__name__)
+
+IDLE_POLL = 1.0
+DATABASE_PAUSE = 0.5
+# How often parked windows are looked through for those whose time has come.
+HOUSEKEEPING = 5.0
+# A read that failed is tried again after this; a stopped Stripe is not asked once per window.
+READ_RETRY = timedelta(seconds=10)
+READS_IN_FLIGHT = 8
+READS_PER_SECOND = 15  # Stripe allows 25 per endpoint
+
+
+class BookingLoop:
+    """Runs a booker until it is stopped."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        clock: Clock,
+        booker: Booker,
+        snapshots: Snapshots,
+        *,
+        on_booked: Callable[[], None],
+        on_read_failed: Callable[[StripeError], Awaitable[None]],
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._booker = booker
+        self._snapshots = snapshots
+        self._on_booked = on_booked
+        self._on_read_failed = on_read_failed
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(READS_IN_FLIGHT)
+        self._pace = TokenBucket(READS_PER_SECOND, burst=READS_IN_FLIGHT)
+
+    def wake(self) -> None:
+        """Something is to be booked: look now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the round and return from `run`."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Book until stopped."""
+        housekeeper = asyncio.create_task(self._keep_house(), name="booking-housekeeper")
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                try:
+                    done = await self._booker.book()
+                except DatabaseUnavailable:
+                    logger.warning("the database is not available; nothing is booked")
+                    await self._pause(DATABASE_PAUSE)
+                    continue
+                if done.parked:
+                    logger.info("parked %s", dict(done.parked))
+                for subscription in done.subscriptions:
+                    self._read(subscription)
+                if done.idle:
+                    await self._pause(IDLE_POLL)
+                else:
+                    self._on_booked()
+        finally:
+            tasks = [housekeeper, *self._reading.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout=seconds)
+        except TimeoutError:
+            return
+
+    def _read(self, subscription: str) -> None:
+        """Read a subscription beside the loop, unless that is under way."""
+        if subscription not in self._reading:
+            task = asyncio.create_task(self._read_now(subscription), name=f"read {subscription}")
+            self._reading[subscription] = task
+            task.add_done_callback(lambda _: self._reading.pop(subscription, None))
+
+    async def _read_now(self, subscription: str) -> None:
+        async with self._slots:
+            await self._pace.acquire()
+            retry_at = None
+            try:
+                await self._snapshots.refresh(subscription)
+            except StripeError as error:
+                logger.warning("%s could not be read from Stripe: %s", subscription, error)
+                retry_at = self._clock.now() + READ_RETRY
+                await self._on_read_failed(error)
+            except DatabaseUnavailable:
+                return  # the windows are tried again when their patience ends
+            try:
+                async with transaction(self._engine) as connection:
+                    await facts.snapshot_arrived(connection, subscription, retry_at=retry_at)
+            except DatabaseUnavailable:
+                return
+            self._wake.set()
+
+    async def _keep_house(self) -> None:
+        while True:
+            try:
+                async with transaction(self._engine) as connection:
+                    woken = await facts.wake_parked(connection, now=self._clock.now(), limit=1_000)
+                if woken:
+                    self._wake.set()
+            except DatabaseUnavailable:
+                logger.debug("the database is not available; parked windows wait")
+            await asyncio.sleep(HOUSEKEEPING)

@@ -1,0 +1,318 @@
+"""Deliveries and usage windows in the database: claim, keep, settle. SQL only, in whole batches."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.mapping.resolve import WindowFacts
+
+AWAITING_SNAPSHOT = "awaiting_snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """A delivery that is to be booked in this transaction."""
+
+    id: int
+    svix_id: str
+    body: bytes
+    message_at: datetime
+
+
+class WindowKey(NamedTuple):
+    """What makes a usage window one fact."""
+
+    meter: str
+    subject: str
+    group_key: bytes
+    window_start: datetime
+    window_end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingWindow:
+    """One window as a delivery tells it."""
+
+    key: WindowKey
+    group_by: str  # JSON
+    aggregation: str
+    value: Decimal
+    subject_contradicts: bool
+    delivery: ClaimedDelivery
+
+    @property
+    def order(self) -> tuple[datetime, str]:
+        """The newest wins: by message time, then by id, so that arrival order decides nothing."""
+        return self.delivery.message_at, self.delivery.svix_id
+
+
+@dataclass(frozen=True, slots=True)
+class PendingWindow:
+    """A window that is to be booked in this transaction, and what of it is booked already."""
+
+    id: int
+    facts: WindowFacts
+    value: Decimal
+    svix_id: str
+    message_at: datetime
+    usage_record_id: int | None
+    amount: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class SettledWindow:
+    """What became of a window: booked on a record, parked, or still pending until `retry_at`."""
+
+    id: int
+    state: str
+    reason: str | None = None
+    detail: str | None = None
+    retry_at: datetime | None = None
+    usage_record_id: int | None = None
+    amount: Fraction = Fraction(0)
+
+
+def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes, str]:
+    """A digest for the unique key, and the JSON it stands for.
+
+    A row whose subject contradicts its query is a fact of its own: it never revises a sound one.
+    """
+    written = json.dumps(dict(sorted(group_by.items())), ensure_ascii=False, separators=(",", ":"))
+    salt = b"contradicts:" if contradicts else b""
+    return hashlib.sha256(salt + written.encode()).digest()[:16], written
+
+
+async def claim_deliveries(
+    connection: AsyncConnection, limit: int, *, only: int | None = None
+) -> list[ClaimedDelivery]:
+    """Lock the oldest deliveries (or only one) that nobody else is booking."""
+    rows = await connection.execute(
+        text(
+            """
+            select id, svix_id, body, message_at from deliveries
+            where state = 'received' and id = coalesce(cast(:only as bigint), id)
+            order by id limit :limit for update skip locked
+            """
+        ),
+        {"limit": limit, "only": only},
+    )
+    return [ClaimedDelivery(row.id, row.svix_id, row.body, row.message_at) for row in rows]
+
+
+async def settle_deliveries(
+    connection: AsyncConnection,
+    ids: Sequence[int],
+    *,
+    state: str,
+    now: datetime,
+    faults: Sequence[Mapping[str, str]] | None = None,
+) -> None:
+    """Mark deliveries as booked, rejected or failed."""
+    await connection.execute(
+        text(
+            """
+            update deliveries set state = :state, settled_at = :now, faults = cast(:faults as jsonb)
+            where id = any(cast(:ids as bigint[]))
+            """
+        ),
+        {
+            "ids": list(ids),
+            "state": state,
+            "now": now,
+            "faults": None if faults is None else json.dumps(list(faults)),
+        },
+    )
+
+
+_WINDOW_COLUMNS = """
+    id, meter, subject, aggregation, window_end, subject_contradicts, value, svix_id, message_at,
+    state, usage_record_id, amount_numerator, amount_denominator
+"""
+
+# In the order of the unique key, so that two replicas never wait for each other's rows.
+_KEEP = text(
+    f"""
+    insert into usage_windows as w (
+        meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
+        subject_contradicts, delivery_id, svix_id, message_at, state)
+    select meter, subject, group_key, window_start, window_end, cast(group_by as jsonb),
+           aggregation, value, contradicts, delivery_id, svix_id, message_at, 'pending'
+    from unnest(
+        cast(:meter as text[]), cast(:subject as text[]), cast(:group_key as bytea[]),
+        cast(:window_start as timestamptz[]), cast(:window_end as timestamptz[]),
+        cast(:group_by as text[]), cast(:aggregation as text[]), cast(:value as numeric[]),
+        cast(:contradicts as boolean[]), cast(:delivery_id as bigint[]),
+        cast(:svix_id as text[]), cast(:message_at as timestamptz[])
+    ) as t (meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
+            contradicts, delivery_id, svix_id, message_at)
+    order by 1, 2, 3, 4, 5
+    on conflict (meter, subject, group_key, window_start, window_end) do update set
+        value = excluded.value,
+        aggregation = excluded.aggregation,
+        delivery_id = excluded.delivery_id,
+        svix_id = excluded.svix_id,
+        message_at = excluded.message_at,
+        revision = w.revision + (w.value <> excluded.value)::int,
+        state = case when w.value <> excluded.value or w.aggregation <> excluded.aggregation
+                     then 'pending' else w.state end,
+        retry_at = case when w.value <> excluded.value or w.aggregation <> excluded.aggregation
+                        then null else w.retry_at end
+    where (excluded.message_at, excluded.svix_id) > (w.message_at, w.svix_id)
+    returning {_WINDOW_COLUMNS}
+    """  # noqa: S608 - the columns are a constant of this module
+)
+
+
+async def keep_windows(
+    connection: AsyncConnection, windows: Iterable[IncomingWindow]
+) -> tuple[list[PendingWindow], int]:
+    """Insert or revise windows. Returns those to be booked, and how many were older than known."""
+    newest: dict[WindowKey, IncomingWindow] = {}
+    for window in windows:
+        held = newest.get(window.key)
+        if held is None or held.order < window.order:
+            newest[window.key] = window
+    if not newest:
+        return [], 0
+    kept = newest.values()
+    rows = (
+        await connection.execute(
+            _KEEP,
+            {
+                "meter": [w.key.meter for w in kept],
+                "subject": [w.key.subject for w in kept],
+                "group_key": [w.key.group_key for w in kept],
+                "window_start": [w.key.window_start for w in kept],
+                "window_end": [w.key.window_end for w in kept],
+                "group_by": [w.group_by for w in kept],
+                "aggregation": [w.aggregation for w in kept],
+                "value": [w.value for w in kept],
+                "contradicts": [w.subject_contradicts for w in kept],
+                "delivery_id": [w.delivery.id for w in kept],
+                "svix_id": [w.delivery.svix_id for w in kept],
+                "message_at": [w.delivery.message_at for w in kept],
+            },
+        )
+    ).all()
+    return [_pending(row) for row in rows if row.state == "pending"], len(newest) - len(rows)
+
+
+async def claim_pending(
+    connection: AsyncConnection, *, now: datetime, limit: int
+) -> list[PendingWindow]:
+    """Lock windows that were released or waited for a snapshot, and that nobody else is booking."""
+    rows = await connection.execute(
+        text(
+            f"""
+            select {_WINDOW_COLUMNS} from usage_windows
+            where state = 'pending' and (retry_at is null or retry_at <= :now)
+            order by id limit :limit for update skip locked
+            """  # noqa: S608 - the columns are a constant of this module
+        ),
+        {"now": now, "limit": limit},
+    )
+    return [_pending(row) for row in rows]
+
+
+async def lock_booked(connection: AsyncConnection, usage_record_id: int) -> list[PendingWindow]:
+    """Lock the windows that stand on a record."""
+    rows = await connection.execute(
+        text(
+            f"""
+            select {_WINDOW_COLUMNS} from usage_windows
+            where usage_record_id = :record and state = 'booked' order by id for update
+            """  # noqa: S608 - the columns are a constant of this module
+        ),
+        {"record": usage_record_id},
+    )
+    return [_pending(row) for row in rows]
+
+
+def _pending(row: Row[Any]) -> PendingWindow:
+    return PendingWindow(
+        row.id,
+        WindowFacts(
+            row.meter, row.subject, row.aggregation, row.window_end, row.subject_contradicts
+        ),
+        row.value,
+        row.svix_id,
+        row.message_at,
+        row.usage_record_id,
+        Fraction(int(row.amount_numerator), int(row.amount_denominator)),
+    )
+
+
+async def settle_windows(
+    connection: AsyncConnection, settled: Sequence[SettledWindow], *, now: datetime
+) -> None:
+    """Write down what became of windows that this transaction has locked."""
+    if not settled:
+        return
+    await connection.execute(
+        text(
+            """
+            update usage_windows w set
+                state = t.state, reason = t.reason, detail = t.detail, retry_at = t.retry_at,
+                usage_record_id = t.usage_record_id,
+                amount_numerator = t.numerator, amount_denominator = t.denominator,
+                booked_at = case when t.state = 'booked' then cast(:now as timestamptz) end
+            from unnest(
+                cast(:id as bigint[]), cast(:state as text[]), cast(:reason as text[]),
+                cast(:detail as text[]), cast(:retry_at as timestamptz[]),
+                cast(:usage_record_id as bigint[]), cast(:numerator as numeric[]),
+                cast(:denominator as numeric[])
+            ) as t (id, state, reason, detail, retry_at, usage_record_id, numerator, denominator)
+            where w.id = t.id
+            """
+        ),
+        {
+            "now": now,
+            "id": [w.id for w in settled],
+            "state": [w.state for w in settled],
+            "reason": [w.reason for w in settled],
+            "detail": [w.detail for w in settled],
+            "retry_at": [w.retry_at for w in settled],
+            "usage_record_id": [w.usage_record_id for w in settled],
+            "numerator": [Decimal(w.amount.numerator) for w in settled],
+            "denominator": [Decimal(w.amount.denominator) for w in settled],
+        },
+    )
+
+
+async def wake_parked(connection: AsyncConnection, *, now: datetime, limit: int) -> int:
+    """Release parked windows whose time for another look has come."""
+    result = await connection.execute(
+        text(
+            """
+            update usage_windows set state = 'pending', retry_at = null where id in (
+                select id from usage_windows
+                where state = 'parked' and retry_at is not null and retry_at <= :now
+                order by retry_at limit :limit for update skip locked)
+            """
+        ),
+        {"now": now, "limit": limit},
+    )
+    return result.rowcount
+
+
+async def snapshot_arrived(
+    connection: AsyncConnection, subscription: str, *, retry_at: datetime | None
+) -> None:
+    """Book at once (None) or later what waits for a subscription's snapshot."""
+    await connection.execute(
+        text(
+            """
+            update usage_windows set retry_at = :retry_at
+            where state = 'pending' and reason = :reason and detail = :subscription
+            """
+        ),
+        {"retry_at": retry_at, "reason": AWAITING_SNAPSHOT, "subscription": subscription},
+    )

@@ -1,0 +1,239 @@
+"""The mapping file: what an operator writes, checked and turned into mappings. Pure but for YAML.
+
+meters:
+  - meter: ai_prompt_tokens
+    price: price_tokens        # an id, a list of ids, {lookup_key: …} or {metadata: {key: value}}
+    scale: 1/1000              # units per value, a decimal or a fraction; default 1
+    rounding: half_up          # half_even, up, down
+    timestamp: inside          # or window_end
+subjects:
+  - subject: customer-1
+    subscription: sub_1
+    valid_from: 2026-01-01     # optional; inclusive
+    valid_to: 2026-07-01       # optional; exclusive
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from fractions import Fraction
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from app.errors import Fault, InvalidMapping
+from app.mapping.models import (
+    MeterMapping,
+    PriceSelector,
+    Rounding,
+    SubjectMapping,
+    TimestampRule,
+)
+
+MAX_FAULTS = 20
+_DECIMAL = re.compile(r"\d{1,30}(\.\d{1,30})?", re.ASCII)
+_FRACTION = re.compile(r"\d{1,30}/\d{1,30}", re.ASCII)
+# What a subject may hold is what a delivery may hold: no control characters, which cannot be
+# stored (NUL) or seen.
+_Subject = Annotated[
+    str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")
+]
+_StripeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-]{1,255}$")]
+_Meter = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:_[a-z0-9]+)*$", max_length=64)]
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]+$")]
+
+
+def parse_scale(value: Any) -> Fraction:
+    """Units per value as an exact fraction: `1`, `0.001`, `1/1000`. Above zero."""
+    written = (
+        str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
+    )
+    if isinstance(written, str) and (_DECIMAL.fullmatch(written) or _FRACTION.fullmatch(written)):
+        _, slash, denominator = written.partition("/")
+        if not slash or int(denominator) > 0:
+            scale = Fraction(written)
+            if scale > 0:
+                return scale
+    raise ValueError("must be a decimal or a fraction above zero, like 1, 0.001 or 1/1000")
+
+
+def _parse_time(value: Any) -> Any:
+    """A time with its offset, or a date (midnight UTC)."""
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        return datetime.combine(date.fromisoformat(value), time(), UTC)
+    parsed = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if isinstance(parsed, datetime):
+        if parsed.tzinfo is None:
+            raise ValueError("needs an offset, like 2026-01-01T00:00:00Z")
+        try:
+            return parsed.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("is out of range") from None
+    return value
+
+
+_Time = Annotated[datetime, BeforeValidator(_parse_time)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class PriceEntry(_Strict):
+    """A price named by what survives its edits."""
+
+    lookup_key: _Text | None = None
+    metadata: dict[_Text, _Text] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "PriceEntry":
+        if (self.lookup_key is None) == (not self.metadata):
+            raise ValueError("needs exactly one of lookup_key, metadata")
+        return self
+
+
+class MeterEntry(_Strict):
+    """One meter of a mapping file."""
+
+    meter: _Meter
+    price: _StripeId | Annotated[list[_StripeId], Field(min_length=1, max_length=100)] | PriceEntry
+    scale: Annotated[Any, Field(examples=["1", "1/1000"])] = "1"
+    rounding: Rounding = Rounding.HALF_UP
+    timestamp: TimestampRule = TimestampRule.INSIDE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_the_meter(cls, data: Any) -> Any:
+        # `lookup_key: …` or `metadata: …` may stand in the place of `price:`.
+        if isinstance(data, dict) and "price" not in data:
+            named = {key: data[key] for key in ("lookup_key", "metadata") if key in data}
+            if named:
+                rest = {key: value for key, value in data.items() if key not in named}
+                return {**rest, "price": named}
+        return data
+
+    @model_validator(mode="after")
+    def _scale_is_exact(self) -> "MeterEntry":
+        parse_scale(self.scale)
+        return self
+
+    def mapping(self) -> MeterMapping:
+        """As a value."""
+        if isinstance(self.price, PriceEntry):
+            price = PriceSelector(
+                lookup_key=self.price.lookup_key,
+                metadata=tuple(sorted((self.price.metadata or {}).items())),
+            )
+        else:
+            ids = [self.price] if isinstance(self.price, str) else self.price
+            price = PriceSelector(ids=frozenset(ids))
+        return MeterMapping(
+            self.meter, price, parse_scale(self.scale), self.rounding, self.timestamp
+        )
+
+
+class SubjectEntry(_Strict):
+    """One subject of a mapping file."""
+
+    subject: _Subject
+    subscription: _StripeId
+    valid_from: _Time | None = None
+    valid_to: _Time | None = None
+
+    @model_validator(mode="after")
+    def _span(self) -> "SubjectEntry":
+        if self.valid_from and self.valid_to and self.valid_from >= self.valid_to:
+            raise ValueError("valid_to must be after valid_from")
+        return self
+
+    def mapping(self) -> SubjectMapping:
+        """As a value."""
+        return SubjectMapping(self.subject, self.subscription, self.valid_from, self.valid_to)
+
+
+class MappingFile(_Strict):
+    """The whole file. What it names replaces what stood for the same meter or subject."""
+
+    meters: list[MeterEntry] = Field(default_factory=list, max_length=10_000)
+    subjects: list[SubjectEntry] = Field(default_factory=list, max_length=200_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Mappings:
+    """Mappings by what they map. A subject's spans are sorted and do not overlap."""
+
+    meters: dict[str, MeterMapping]
+    subjects: dict[str, tuple[SubjectMapping, ...]]
+
+
+def from_yaml(text: str) -> MappingFile:
+    """Read a mapping file. Raises InvalidMapping with the paths of what is wrong."""
+    try:
+        # BaseLoader keeps every scalar as it is written: a scale of 0.001 never becomes a float,
+        # a subject 0123 never a number.
+        data = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - BaseLoader builds str only
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark is not None else "the file"
+        raise InvalidMapping(
+            "The file is not YAML", faults=(Fault(where, "is not YAML"),)
+        ) from None
+    try:
+        return MappingFile.model_validate(data if data else {})
+    except ValidationError as error:
+        raise InvalidMapping(
+            faults=tuple(
+                Fault(_path(fault["loc"]), fault["msg"].removeprefix("Value error, "))
+                for fault in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
+            )
+        ) from None
+
+
+def _path(location: Iterable[int | str]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "the file"
+
+
+def to_mappings(file: MappingFile) -> Mappings:
+    """Check the entries against each other. Raises InvalidMapping."""
+    faults: list[Fault] = []
+    meters: dict[str, MeterMapping] = {}
+    for position, entry in enumerate(file.meters):
+        if entry.meter in meters:
+            faults.append(Fault(f"meters[{position}].meter", "is named twice"))
+        meters[entry.meter] = entry.mapping()
+    spans: dict[str, list[SubjectMapping]] = defaultdict(list)
+    for position, subject in enumerate(file.subjects):
+        mapping = subject.mapping()
+        if any(_overlap(mapping, other) for other in spans[mapping.subject]):
+            faults.append(Fault(f"subjects[{position}]", "overlaps another span of this subject"))
+        spans[mapping.subject].append(mapping)
+    if faults:
+        raise InvalidMapping(faults=tuple(faults[:MAX_FAULTS]))
+    return Mappings(
+        meters, {subject: tuple(sorted(held, key=_start)) for subject, held in spans.items()}
+    )
+
+
+def _start(mapping: SubjectMapping) -> datetime:
+    return mapping.valid_from or datetime.min.replace(tzinfo=UTC)
+
+
+def _overlap(one: SubjectMapping, other: SubjectMapping) -> bool:
+    return (
+        one.valid_to is None or other.valid_from is None or other.valid_from < one.valid_to
+    ) and (other.valid_to is None or one.valid_from is None or one.valid_from < other.valid_to)

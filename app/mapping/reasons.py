@@ -1,0 +1,80 @@
+"""Why a window is parked, and what releases it. Pure: one table."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class ParkReason(StrEnum):
+    """The reason codes of parked windows: stable, shown by API, metrics and logs."""
+
+    SUBJECT_CONTRADICTS = "subject_contradicts"
+    NO_SUBJECT_MAPPING = "no_subject_mapping"
+    NO_METER_MAPPING = "no_meter_mapping"
+    AGGREGATION_UNSUPPORTED = "aggregation_unsupported"
+    AGGREGATION_MISMATCH = "aggregation_mismatch"
+    SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
+    SUBSCRIPTION_ENDED = "subscription_ended"
+    ITEM_NOT_FOUND = "item_not_found"
+    ITEM_AMBIGUOUS = "item_ambiguous"
+    PRICE_LICENSED = "price_licensed"
+    PRICE_HAS_BILLING_METER = "price_has_billing_meter"
+    BILLING_THRESHOLDS = "billing_thresholds"
+    PERIOD_CLOSED = "period_closed"
+    PERIOD_NOT_OPEN = "period_not_open"
+
+
+ACTIONS: Final[dict[ParkReason, str]] = {
+    ParkReason.SUBJECT_CONTRADICTS: (
+        "The row names another subject than its query. Look at the delivery; if the row is right, "
+        "release the window."
+    ),
+    ParkReason.NO_SUBJECT_MAPPING: (
+        "Apply a mapping for this subject that is valid at the window's time."
+    ),
+    ParkReason.NO_METER_MAPPING: "Apply a mapping for this meter.",
+    ParkReason.AGGREGATION_UNSUPPORTED: (
+        "Only SUM and COUNT meters can be added up from windows. Bill this meter through a SUM or "
+        "COUNT meter."
+    ),
+    ParkReason.AGGREGATION_MISMATCH: (
+        "SUM and COUNT need a price with aggregate_usage=sum. Map the meter to such a price."
+    ),
+    ParkReason.SUBSCRIPTION_NOT_FOUND: (
+        "Stripe knows no such subscription for this key. Check the id and whether the key is of "
+        "the right account and mode, then apply the mapping again."
+    ),
+    ParkReason.SUBSCRIPTION_ENDED: "Map the subject to the subscription that is active now.",
+    ParkReason.ITEM_NOT_FOUND: (
+        "Add the price to the subscription at Stripe, or map the meter to the price it has; it is "
+        "tried again by itself."
+    ),
+    ParkReason.ITEM_AMBIGUOUS: "Two items fit. Name the price more narrowly in the meter mapping.",
+    ParkReason.PRICE_LICENSED: "Map the meter to a metered price; this one is licensed.",
+    ParkReason.PRICE_HAS_BILLING_METER: (
+        "The price has moved to billing meters, which take no usage records. Map the meter to a "
+        "legacy metered price, or send meter events for it."
+    ),
+    ParkReason.BILLING_THRESHOLDS: (
+        "With billing thresholds Stripe refuses `set`. Remove the thresholds from subscription and "
+        "item; it is tried again by itself."
+    ),
+    ParkReason.PERIOD_CLOSED: (
+        "Stripe takes no usage for a closed period. Bill it by hand (an invoice item), or discard."
+    ),
+    ParkReason.PERIOD_NOT_OPEN: "Nothing: it is booked by itself when the period has begun.",
+}
+
+# Reasons that lie in what Stripe holds: a snapshot that changed is worth another look.
+STRIPE_SIDE: Final = frozenset(
+    {
+        ParkReason.SUBSCRIPTION_NOT_FOUND,
+        ParkReason.SUBSCRIPTION_ENDED,
+        ParkReason.ITEM_NOT_FOUND,
+        ParkReason.ITEM_AMBIGUOUS,
+        ParkReason.PRICE_LICENSED,
+        ParkReason.PRICE_HAS_BILLING_METER,
+        ParkReason.AGGREGATION_MISMATCH,
+        ParkReason.BILLING_THRESHOLDS,
+        ParkReason.PERIOD_NOT_OPEN,
+    }
+)

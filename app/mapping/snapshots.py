@@ -1,0 +1,197 @@
+"""Subscription snapshots: what Stripe last said, kept in memory and in the database.
+
+Reads are rationed at Stripe (500 a transaction over 30 days), so a snapshot is read once however
+many windows need it, and shared: memory, then the database, then Stripe.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import Clock
+from app.db import among, transaction
+from app.mapping.cache import Cache
+from app.mapping.models import SnapshotItem, SubscriptionSnapshot
+from app.mapping.reasons import STRIPE_SIDE
+from app.stripe_client import ProblemKind, StripeAnswered, StripeClient, Subscription
+from app.tables import subscription_snapshots
+
+CHANNEL = "meterbridge_snapshots"
+# Another replica's read is notified; this bounds the wait where the notification was lost.
+MEMORY_TTL = 60.0
+NEGATIVE_TTL = 1.0
+
+
+def from_stripe(subscription: Subscription, fetched_at: datetime) -> SubscriptionSnapshot:
+    """Stripe's answer as a snapshot: the item's own period, else the subscription's."""
+
+    def at(item: int | None, whole: int | None) -> datetime:
+        return datetime.fromtimestamp((item if item is not None else whole) or 0, UTC)
+
+    return SubscriptionSnapshot(
+        subscription.id,
+        fetched_at,
+        found=True,
+        status=subscription.status,
+        livemode=subscription.livemode,
+        billing_thresholds=subscription.billing_thresholds,
+        items=tuple(
+            SnapshotItem(
+                item.id,
+                item.price.id,
+                item.price.lookup_key,
+                tuple(sorted(item.price.metadata.items())),
+                item.price.usage_type,
+                item.price.aggregate_usage,
+                item.price.meter,
+                item.billing_thresholds,
+                at(item.current_period_start, subscription.current_period_start),
+                at(item.current_period_end, subscription.current_period_end),
+            )
+            for item in subscription.items
+        ),
+    )
+
+
+async def read_from_stripe(client: StripeClient, name: str, clock: Clock) -> SubscriptionSnapshot:
+    """Read one subscription. An unknown one is an answer, too; other failures raise StripeError."""
+    fetched_at = clock.now()
+    try:
+        return from_stripe(await client.subscription(name), fetched_at)
+    except StripeAnswered as answer:
+        if answer.kind is ProblemKind.RESOURCE_MISSING:
+            return SubscriptionSnapshot(name, fetched_at, found=False)
+        raise
+
+
+class Snapshots:
+    """The cached repository of snapshots."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        read: Callable[[str], Awaitable[SubscriptionSnapshot]],
+        *,
+        size: int,
+    ) -> None:
+        self._engine = engine
+        self._memory: Cache[str, SubscriptionSnapshot] = Cache(
+            self._load, ttl=MEMORY_TTL, negative_ttl=NEGATIVE_TTL, size=size
+        )
+        self._reads: Cache[str, SubscriptionSnapshot] = Cache(
+            self._read_all, ttl=0, negative_ttl=0, size=1
+        )
+        self._read = read
+
+    async def known(self, names: Sequence[str]) -> dict[str, SubscriptionSnapshot]:
+        """The snapshots that are at hand, in memory or in the database. No call to Stripe."""
+        return await self._memory.get_many(names)
+
+    async def refresh(self, name: str) -> SubscriptionSnapshot:
+        """Read from Stripe, once for all who ask at the same time. Raises StripeError."""
+        snapshot = await self._reads.get(name)
+        assert snapshot is not None  # noqa: S101 - _read_all returns every key or raises
+        return snapshot
+
+    def forget(self, name: str) -> None:
+        """Another replica has read it anew: take that from the database."""
+        self._memory.drop(name)
+
+    def forget_all(self) -> None:
+        """Notifications may have been missed."""
+        self._memory.clear()
+
+    async def _read_all(self, names: Sequence[str]) -> dict[str, SubscriptionSnapshot]:
+        found = {}
+        for name in names:
+            found[name] = await self._read(name)
+            await self._save(found[name])
+            self._memory.put(name, found[name])
+        return found
+
+    async def _load(self, names: Sequence[str]) -> Mapping[str, SubscriptionSnapshot]:
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(
+                select(subscription_snapshots).where(
+                    among(subscription_snapshots.c.subscription, names)
+                )
+            )
+            return {row.subscription: _from_body(row.fetched_at, row.body) for row in rows}
+
+    async def _save(self, snapshot: SubscriptionSnapshot) -> None:
+        """Keep it, tell the replicas; if Stripe's side changed, release what waited for that."""
+        body = _to_body(snapshot)
+        async with transaction(self._engine) as connection:
+            before = await connection.scalar(
+                select(subscription_snapshots.c.body)
+                .where(subscription_snapshots.c.subscription == snapshot.subscription)
+                .with_for_update()
+            )
+            statement = insert(subscription_snapshots).values(
+                subscription=snapshot.subscription,
+                fetched_at=snapshot.fetched_at,
+                found=snapshot.found,
+                body=body,
+            )
+            await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=[subscription_snapshots.c.subscription],
+                    set_={
+                        "fetched_at": statement.excluded.fetched_at,
+                        "found": statement.excluded.found,
+                        "body": statement.excluded.body,
+                    },
+                    # A slower read must not put an older answer over a newer one.
+                    where=subscription_snapshots.c.fetched_at <= statement.excluded.fetched_at,
+                )
+            )
+            if before != body:
+                await connection.execute(_RELEASE, _release_parameters(snapshot.subscription))
+            await connection.execute(
+                text("select pg_notify(:channel, :name)"),
+                {"channel": CHANNEL, "name": snapshot.subscription},
+            )
+
+
+_RELEASE = text(
+    """
+    update usage_windows set state = 'pending', reason = null, detail = null, retry_at = null
+    where state = 'parked' and reason = any(:reasons)
+      and subject in (select subject from subject_mappings where subscription = :subscription)
+    """
+)
+
+
+def _release_parameters(subscription: str) -> dict[str, object]:
+    return {"reasons": sorted(STRIPE_SIDE), "subscription": subscription}
+
+
+def _to_body(snapshot: SubscriptionSnapshot) -> dict[str, Any]:
+    body = asdict(snapshot)
+    del body["fetched_at"]
+    for item in body["items"]:
+        item["period_start"] = int(item["period_start"].timestamp())
+        item["period_end"] = int(item["period_end"].timestamp())
+        item["price_metadata"] = dict(item["price_metadata"])
+    body["items"] = list(body["items"])
+    return body
+
+
+def _from_body(fetched_at: datetime, body: dict[str, Any]) -> SubscriptionSnapshot:
+    items = tuple(
+        SnapshotItem(
+            **{
+                **item,
+                "price_metadata": tuple(sorted(item["price_metadata"].items())),
+                "period_start": datetime.fromtimestamp(item["period_start"], UTC),
+                "period_end": datetime.fromtimestamp(item["period_end"], UTC),
+            }
+        )
+        for item in body["items"]
+    )
+    return SubscriptionSnapshot(**{**body, "fetched_at": fetched_at, "items": items})
