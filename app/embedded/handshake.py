@@ -4,6 +4,7 @@ PostgreSQL's start-up exchange is the only proof that a server is there and read
 anyone's, a socket file outlives its server, and `ready` in a file may be old.
 """
 
+import contextlib
 import enum
 import os
 import socket
@@ -46,7 +47,8 @@ def ask(socket_dir: Path) -> Answer:
             connection.sendall(startup_message())
             answer = read_answer(connection)
             if answer.state is State.READY:
-                connection.sendall(b"X" + struct.pack("!i", 4))
+                with contextlib.suppress(OSError):  # a full server has hung up already
+                    connection.sendall(b"X" + struct.pack("!i", 4))
             return answer
     except TimeoutError:
         return Answer(State.NOT_YET, "no answer")

@@ -49,6 +49,11 @@ class RunningServer:
             # Without the kernel's parent-death signal (macOS) a program that forgets would leak it.
             atexit.register(self.stop)
 
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy URL of the database."""
+        return self.server.url
+
     def stop(self) -> None:
         """Stop an owned server and wait for its end. A second call, or one in a fork, is harmless.
 

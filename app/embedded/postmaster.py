@@ -8,9 +8,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.embedded import spawn
 from app.embedded.account import Account
 from app.embedded.lock import give_to_owner_of_folder
-from app.embedded.spawn import command, environment
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Postmaster:
     """
 
     def __init__(self, program: Sequence[str], account: Account, log_file: Path) -> None:
-        self._command = command(account, program, at_parents_death=signal.SIGINT)
+        self._command = spawn.command(account, program, at_parents_death=signal.SIGINT)
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
         self._failure: OSError | None = None
@@ -64,7 +64,7 @@ class Postmaster:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=environment(),
+                    env=spawn.environment(),
                     # Ctrl-C in a terminal is for us; the server stops when we have drained.
                     start_new_session=True,
                 )
