@@ -1,0 +1,1 @@
+"""The public API's endpoints, one module per noun."""
