@@ -2,10 +2,10 @@
 
 import asyncio
 
+from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from alembic import context
 from app.tables import metadata
 
 # One number for all replicas of this program; ten may start at once, and nine wait here.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
@@ -164,8 +164,6 @@ class Settings(BaseSettings):
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an http(s) address")
-        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise ValueError("must be https, except on this machine: the key would travel in clear")
         return value.rstrip("/")
 
     @field_validator("stripe_account")
@@ -174,6 +172,13 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith("acct_"):
             raise ValueError("must be an account id: acct_…")
         return value
+
+    @model_validator(mode="after")
+    def _live_key_only_over_tls(self) -> "Settings":
+        here = urlsplit(self.stripe_api_base).hostname in ("localhost", "127.0.0.1", "::1")
+        if self.live_mode and self.stripe_api_base.startswith("http://") and not here:
+            raise ValueError("STRIPE_API_BASE: must be https with a live key")
+        return self
 
     @property
     def live_mode(self) -> bool:
@@ -188,7 +193,10 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
-        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        # A rule about several settings names them itself.
+        raise SettingsError(
+            f"{str(first['loc'][0]).upper()}: {said}" if first["loc"] else said
+        ) from None
     except UnicodeDecodeError:
         raise SettingsError(".env is not UTF-8") from None

@@ -5,6 +5,7 @@
     subject_mappings    |            item_periods      totals of one item in one billing period
     meter_mappings      |            subscription_lanes  who may send for a subscription, and when
     mapping_version  subscription_snapshots   stripe_line  whether anything may be sent at all
+    replicas         who runs here
 
 Locks are always taken in the order mapping lock (advisory), deliveries, usage_windows,
 item_periods, subscription_lanes, usage_records, so that no two steps can wait for each other.
@@ -284,4 +285,12 @@ stripe_line = Table(
     Column("probe_at", TIMESTAMPTZ),
     Column("failures", Integer, nullable=False, server_default=text("0")),
     CheckConstraint("id = 1", name="one_row"),
+)
+
+# Who runs on this database. Readiness writes its own row and reads it back: health by doing.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seen_at", TIMESTAMPTZ, nullable=False),
 )

@@ -6,9 +6,8 @@ Revision: 0001
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision: str = "0001"
 down_revision: str | None = None
@@ -96,6 +95,12 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "meter", "group_filter", name=op.f("uq_meter_mappings_meter_group_filter")
         ),
+    )
+    op.create_table(
+        "replicas",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_replicas")),
     )
     op.create_table(
         "stripe_line",
@@ -376,6 +381,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_subject_mappings_subject"), table_name="subject_mappings")
     op.drop_table("subject_mappings")
     op.drop_table("stripe_line")
+    op.drop_table("replicas")
     op.drop_table("meter_mappings")
     op.drop_table("mapping_version")
     op.drop_table("item_periods")

@@ -1,0 +1,282 @@
+"""The composition root: the only place that builds concrete things and knows them all.
+
+async with database(settings) as url:              # one that is given, or one of our own
+    async with services(settings, url) as built:   # everything a process needs, not running
+        async with working(built): ...             # steps 2 and 3 run until the block ends
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from alembic import command
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import Clock, SystemClock
+from app.config import Settings
+from app.db import alembic_config, create_engine, database_url, require_head, transaction
+from app.dispatch.decide import stop_of
+from app.dispatch.dispatcher import Dispatcher
+from app.dispatch.lanes import ClaimedRecord
+from app.dispatch.line import stop_line
+from app.dispatch.reasons import HoldReason
+from app.embedded import default_data_dir, embedded_postgres
+from app.errors import DatabaseUnavailable, SettingsError
+from app.inbox.writer import Inbox
+from app.ledger.booker import Booker
+from app.ledger.loop import BookingLoop
+from app.ledger.rebooking import Rebooker
+from app.ledger.status import StatusRepository
+from app.listener import Listener
+from app.mapping import repository as mapping_repository
+from app.mapping import snapshots as snapshot_repository
+from app.mapping.cached import CachedMappings
+from app.mapping.repository import MappingRepository
+from app.mapping.snapshots import Snapshots, read_from_stripe
+from app.openmeter.signature import WebhookVerifier
+from app.stripe_client import StripeClient, StripeError, Timeouts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What books and sends: steps 2 and 3."""
+
+    client: StripeClient
+    snapshots: Snapshots
+    booking: BookingLoop
+    dispatcher: Dispatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything one process is made of. `workshop` is None where it only receives."""
+
+    settings: Settings
+    clock: Clock
+    engine: AsyncEngine
+    replica: str
+    verifier: WebhookVerifier | None
+    inbox: Inbox
+    mappings: MappingRepository
+    cached_mappings: CachedMappings
+    status: StatusRepository
+    workshop: Workshop | None
+    listener: Listener
+    counters: Counter[str]
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[URL]:
+    """The database that the settings name, or an embedded one, migrated, for as long as needed."""
+    if settings.database_url is not None:
+        yield database_url(settings.database_url.get_secret_value())
+        return
+    folder = settings.meterbridge_data_dir or default_data_dir()
+    async with embedded_postgres(folder) as server:
+        url = database_url(server.url)
+        await migrate(url)
+        yield url
+
+
+async def migrate(url: URL) -> None:
+    """Bring the schema to head. Replicas that start together wait for each other."""
+    # In a thread: the migration environment runs an event loop of its own.
+    await asyncio.to_thread(command.upgrade, alembic_config(url), "head")
+
+
+def open_client(settings: Settings) -> StripeClient:
+    """A Stripe client as the settings say. Raises SettingsError where there is no key."""
+    if settings.stripe_api_key is None:
+        raise SettingsError("STRIPE_API_KEY: is missing; set it, or receive only, with --no-worker")
+    total = settings.stripe_timeout
+    return StripeClient(
+        api_key=settings.stripe_api_key.get_secret_value(),
+        base_url=settings.stripe_api_base,
+        account=settings.stripe_account,
+        timeouts=Timeouts(connect=min(5.0, total), read=total, pool=min(10.0, total), total=total),
+        max_connections=settings.stripe_in_flight + 8,  # snapshots are read beside the records
+    )
+
+
+@asynccontextmanager
+async def services(
+    settings: Settings, url: URL, *, clock: Clock | None = None, with_worker: bool = True
+) -> AsyncIterator[Services]:
+    """Build everything for one process. Raises SettingsError and SchemaBehind."""
+    async with AsyncExitStack() as stack:
+        clock = clock or SystemClock()
+        engine = create_engine(url, pool_size=settings.database_pool_size)
+        stack.push_async_callback(engine.dispose)
+        client = open_client(settings) if with_worker else None
+        if client is not None:
+            stack.push_async_callback(client.aclose)
+        await require_head(engine)
+        replica = f"{socket.gethostname()}:{os.getpid()}"
+        repository = MappingRepository(engine)
+        cached = CachedMappings(
+            repository, ttl=settings.mapping_cache_ttl, size=settings.mapping_cache_size
+        )
+        workshop = None
+        if client is not None:
+            workshop = _workshop(settings, engine, clock, cached, client, replica)
+        secrets = [secret.get_secret_value() for secret in settings.openmeter_webhook_secrets]
+        yield Services(
+            settings=settings,
+            clock=clock,
+            engine=engine,
+            replica=replica,
+            verifier=WebhookVerifier(secrets) if secrets else None,
+            inbox=Inbox(engine, on_committed=workshop.booking.wake if workshop else _nothing),
+            mappings=repository,
+            cached_mappings=cached,
+            status=StatusRepository(engine),
+            workshop=workshop,
+            listener=_listener(url, cached, workshop),
+            counters=Counter(),
+        )
+
+
+def _nothing() -> None:
+    """Nobody here books: the worker processes look by themselves."""
+
+
+def _workshop(
+    settings: Settings,
+    engine: AsyncEngine,
+    clock: Clock,
+    cached: CachedMappings,
+    client: StripeClient,
+    replica: str,
+) -> Workshop:
+    snapshots = Snapshots(
+        engine,
+        partial(read_from_stripe, client, clock=clock),
+        size=settings.mapping_cache_size,
+    )
+    booker = Booker(
+        engine,
+        clock,
+        cached,
+        snapshots,
+        linger=timedelta(seconds=settings.dispatch_linger),
+        snapshot_max_age=timedelta(seconds=settings.snapshot_max_age),
+    )
+    rebooker = Rebooker(engine, clock, snapshots)
+
+    async def resolve(record: ClaimedRecord, reason: HoldReason) -> None:
+        try:
+            await rebooker.resolve_again(
+                record.id, record.subscription, record.subscription_item, reason=reason.value
+            )
+        except StripeError as error:
+            logger.warning("%s could not be read from Stripe: %s", record.subscription, error)
+            await refused(error)
+        booking.wake()
+
+    async def refused(error: StripeError) -> None:
+        """A read that says that the key or the version is refused stops the line, too."""
+        reason = stop_of(error)
+        if reason is None:
+            return
+        try:
+            async with transaction(engine) as connection:
+                await stop_line(connection, reason, str(error), now=clock.now())
+        except DatabaseUnavailable:
+            logger.warning("the line could not be stopped; the first POST will find the same")
+
+    dispatcher = Dispatcher(
+        engine,
+        clock,
+        client,
+        rate=settings.stripe_rate_limit,
+        in_flight=settings.stripe_in_flight,
+        resolver=resolve,
+        worker=replica,
+    )
+    booking = BookingLoop(
+        engine,
+        clock,
+        booker,
+        snapshots,
+        on_booked=dispatcher.wake,
+        on_read_failed=refused,
+    )
+    return Workshop(client, snapshots, booking, dispatcher)
+
+
+def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Listener:
+    """What other processes change: mappings and snapshots."""
+
+    def mappings_changed(payload: str) -> None:
+        cached.notified(payload)
+        if workshop is not None:
+            workshop.booking.wake()
+
+    def snapshot_changed(subscription: str) -> None:
+        if workshop is not None:
+            workshop.snapshots.forget(subscription)
+            workshop.booking.wake()
+
+    def missed() -> None:
+        cached.forget_all()
+        if workshop is not None:
+            workshop.snapshots.forget_all()
+            workshop.booking.wake()
+
+    return Listener(
+        url,
+        {
+            mapping_repository.CHANNEL: mappings_changed,
+            snapshot_repository.CHANNEL: snapshot_changed,
+        },
+        on_gap=missed,
+    )
+
+
+@asynccontextmanager
+async def working(built: Services) -> AsyncIterator[None]:
+    """Book and send until the block ends; then let what is in flight finish.
+
+    A loop that ends by an error nobody foresaw ends the process: a supervisor starts a fresh one,
+    and nothing is lost; a process that looks alive and does nothing would be worse.
+    """
+    await built.listener.start()
+    workshop = built.workshop
+    if workshop is None:
+        try:
+            yield
+        finally:
+            await built.listener.stop()
+        return
+    tasks = {
+        asyncio.create_task(workshop.booking.run(), name="booking"),
+        asyncio.create_task(
+            workshop.dispatcher.run(grace=built.settings.shutdown_grace), name="dispatcher"
+        ),
+    }
+    for task in tasks:
+        task.add_done_callback(_end_process_on_error)
+    try:
+        yield
+    finally:
+        workshop.booking.stop()
+        workshop.dispatcher.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await built.listener.stop()
+
+
+def _end_process_on_error(task: asyncio.Task[None]) -> None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    logger.critical("%s ended by an error; the process ends", task.get_name(), exc_info=error)
+    os._exit(70)  # EX_SOFTWARE; a clean way down may hang on what is broken

@@ -1,0 +1,255 @@
+"""What the ledger has to say of itself: counts, lists, and releases by an operator. SQL only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.db import transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is still to do. All zero: drained."""
+
+    deliveries: int
+    windows: int
+    records: int
+    oldest_unsent: datetime | None
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is left that the program could do by itself."""
+        return self.deliveries == self.windows == self.records == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The state of the whole way, from delivery to Stripe."""
+
+    deliveries: dict[str, int]
+    windows: dict[str, int]
+    parked: dict[str, int]
+    records: dict[str, int]
+    held: dict[str, int]
+    oldest_unsent: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRow:
+    """A usage window as operators see it."""
+
+    id: int
+    meter: str
+    subject: str
+    group_by: dict[str, str]
+    window_start: datetime
+    window_end: datetime
+    value: Decimal
+    state: str
+    reason: str | None
+    detail: str | None
+    svix_id: str
+    revision: int
+    usage_record_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """A usage record as operators see it."""
+
+    id: int
+    subscription: str
+    subscription_item: str
+    timestamp: int
+    wanted_quantity: int
+    reported_quantity: int
+    state: str
+    reason: str | None
+    detail: str | None
+    due_at: datetime | None
+    revision: int
+    failures: int
+
+
+class StatusRepository:
+    """Reads the ledger for people, and releases what they tell it to."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def backlog(self) -> Backlog:
+        """What is still to do; cheap: it looks at the partial indexes only."""
+        async with transaction(self._engine) as connection:
+            row = (
+                await connection.execute(
+                    text(
+                        """
+                        select
+                          (select count(*) from deliveries where state = 'received') as deliveries,
+                          (select count(*) from usage_windows where state = 'pending') as windows,
+                          (select count(*) from usage_records where state = 'due') as records,
+                          (select min(unsent_since) from usage_records where state = 'due')
+                              as oldest_unsent
+                        """
+                    )
+                )
+            ).one()
+        return Backlog(row.deliveries, row.windows, row.records, row.oldest_unsent)
+
+    async def summary(self) -> Summary:
+        """Counts of everything, by state and reason."""
+        async with transaction(self._engine) as connection:
+            deliveries = await _counts(connection, "select state, count(*) from deliveries")
+            windows = await _counts(connection, "select state, count(*) from usage_windows")
+            parked = await _counts(
+                connection, "select reason, count(*) from usage_windows where state = 'parked'"
+            )
+            records = await _counts(connection, "select state, count(*) from usage_records")
+            held = await _counts(
+                connection, "select reason, count(*) from usage_records where state = 'held'"
+            )
+            oldest = await connection.scalar(
+                text("select min(unsent_since) from usage_records where state = 'due'")
+            )
+        return Summary(deliveries, windows, parked, records, held, oldest)
+
+    async def windows(
+        self,
+        *,
+        state: str | None,
+        reason: str | None,
+        subject: str | None,
+        meter: str | None,
+        after: int,
+        limit: int,
+    ) -> list[WindowRow]:
+        """A page of windows, by id."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(
+                text(
+                    """
+                    select id, meter, subject, group_by, window_start, window_end, value, state,
+                           reason, detail, svix_id, revision, usage_record_id
+                    from usage_windows
+                    where id > :after
+                      and (cast(:state as text) is null or state = :state)
+                      and (cast(:reason as text) is null or reason = :reason)
+                      and (cast(:subject as text) is null or subject = :subject)
+                      and (cast(:meter as text) is null or meter = :meter)
+                    order by id limit :limit
+                    """
+                ),
+                {
+                    "after": after,
+                    "state": state,
+                    "reason": reason,
+                    "subject": subject,
+                    "meter": meter,
+                    "limit": limit,
+                },
+            )
+            return [WindowRow(*row) for row in rows]
+
+    async def records(
+        self,
+        *,
+        state: str | None,
+        reason: str | None,
+        subscription: str | None,
+        after: int,
+        limit: int,
+    ) -> list[RecordRow]:
+        """A page of usage records, by id."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(
+                text(
+                    """
+                    select id, subscription, subscription_item, timestamp,
+                           wanted_quantity, reported_quantity, state, reason, detail, due_at,
+                           revision, failures
+                    from usage_records
+                    where id > :after
+                      and (cast(:state as text) is null or state = :state)
+                      and (cast(:reason as text) is null or reason = :reason)
+                      and (cast(:subscription as text) is null or subscription = :subscription)
+                    order by id limit :limit
+                    """
+                ),
+                {
+                    "after": after,
+                    "state": state,
+                    "reason": reason,
+                    "subscription": subscription,
+                    "limit": limit,
+                },
+            )
+            return [_record_row(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's name
+
+    async def release_windows(self, *, reason: str | None, ids: Sequence[int]) -> int:
+        """Have parked windows booked anew: those of a reason, or those named."""
+        return await self._release(
+            """
+            update usage_windows set state = 'pending', reason = null, detail = null,
+                retry_at = null
+            where state = 'parked'
+              and (reason = cast(:reason as text) or id = any(cast(:ids as bigint[])))
+            """,
+            {"reason": reason, "ids": list(ids)},
+        )
+
+    async def release_records(
+        self, *, reason: str | None, ids: Sequence[int], now: datetime
+    ) -> int:
+        """Have held records sent again: those of a reason, or those named."""
+        return await self._release(
+            """
+            with freed as (
+                select id, subscription from usage_records
+                where state = 'held'
+                  and (reason = cast(:reason as text) or id = any(cast(:ids as bigint[]))) ),
+            lanes as (
+                insert into subscription_lanes as l (subscription, due_at)
+                select distinct subscription, cast(:now as timestamptz) from freed order by 1
+                on conflict (subscription) do update set due_at = least(l.due_at, excluded.due_at)
+                returning subscription)
+            update usage_records r set state = 'due', reason = null, detail = null,
+                due_at = :now, failures = 0, failed_at = null,
+                unsent_since = coalesce(unsent_since, :now)
+            from freed join lanes using (subscription) where r.id = freed.id
+            """,
+            {"reason": reason, "ids": list(ids), "now": now},
+        )
+
+    async def release_deliveries(self) -> int:
+        """Have deliveries that were set aside as failed booked anew."""
+        return await self._release(
+            """
+            update deliveries set state = 'received', faults = null, settled_at = null
+            where state = 'failed'
+            """,
+            {},
+        )
+
+    async def _release(self, sql: str, parameters: dict[str, Any]) -> int:
+        async with transaction(self._engine) as connection:
+            return (await connection.execute(text(sql), parameters)).rowcount
+
+
+async def _counts(connection: AsyncConnection, sql: str) -> dict[str, int]:
+    rows = await connection.execute(text(f"{sql} group by 1 order by 1"))
+    return {name: count for name, count in rows if name is not None}
+
+
+def _record_row(row: Any) -> RecordRow:
+    return RecordRow(
+        **{
+            **row,
+            "wanted_quantity": int(row["wanted_quantity"]),
+            "reported_quantity": int(row["reported_quantity"]),
+        }
+    )
