@@ -244,6 +244,16 @@ def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Li
 
 
 @asynccontextmanager
+async def receiving(built: Services) -> AsyncIterator[None]:
+    """Take deliveries until the block ends; then finish those that wait for their commit."""
+    await built.inbox.start()
+    try:
+        yield
+    finally:
+        await built.inbox.stop()
+
+
+@asynccontextmanager
 async def working(built: Services) -> AsyncIterator[None]:
     """Book and send until the block ends; then let what is in flight finish.
 

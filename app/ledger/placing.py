@@ -88,12 +88,12 @@ def _changed(
 ) -> UsageRecord:
     """The record with another wanted quantity: another revision, and due unless it is held."""
     equal = wanted == record.reported and not record.unsettled
-    since = None if equal else record.unsent_since or now
+    inside = datetime.fromtimestamp(record.key.timestamp, now.tzinfo) + FUTURE_MARGIN
+    since = None if equal else record.unsent_since or max(now, inside)
     # What is held stays held, unless there is nothing left to send.
     state = "reported" if equal else "held" if record.state == "held" else "due"
     due_at = None
     if since is not None and state == "due":
-        inside = datetime.fromtimestamp(record.key.timestamp, now.tzinfo) + FUTURE_MARGIN
         due_at = max(min(now + linger, since + LINGER_AT_MOST * linger), inside)
     return UsageRecord(
         record.id,

@@ -40,6 +40,16 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class LineRow:
+    """The line to Stripe as operators see it."""
+
+    stopped: bool
+    reason: str | None
+    detail: str | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class WindowRow:
     """A usage window as operators see it."""
 
@@ -117,6 +127,16 @@ class StatusRepository:
                 text("select min(unsent_since) from usage_records where state = 'due'")
             )
         return Summary(deliveries, windows, parked, records, held, oldest)
+
+    async def line(self) -> LineRow:
+        """Whether the line to Stripe is stopped, and why."""
+        async with transaction(self._engine) as connection:
+            row = (
+                await connection.execute(
+                    text("select stopped, reason, detail, since from stripe_line where id = 1")
+                )
+            ).one()
+        return LineRow(*row)
 
     async def windows(
         self,

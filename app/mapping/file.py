@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -28,6 +27,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictInt,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -44,6 +44,7 @@ from app.mapping.models import (
 
 MAX_FAULTS = 20
 _DECIMAL = re.compile(r"\d{1,30}(\.\d{1,30})?", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _FRACTION = re.compile(r"\d{1,30}/\d{1,30}", re.ASCII)
 # What a subject may hold is what a delivery may hold: no control characters, which cannot be
 # stored (NUL) or seen.
@@ -55,12 +56,10 @@ _Meter = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:_[a-z0-9]+)*$",
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]+$")]
 
 
-def parse_scale(value: Any) -> Fraction:
+def parse_scale(value: int | str) -> Fraction:
     """Units per value as an exact fraction: `1`, `0.001`, `1/1000`. Above zero."""
-    written = (
-        str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
-    )
-    if isinstance(written, str) and (_DECIMAL.fullmatch(written) or _FRACTION.fullmatch(written)):
+    written = str(value)
+    if _DECIMAL.fullmatch(written) or _FRACTION.fullmatch(written):
         _, slash, denominator = written.partition("/")
         if not slash or int(denominator) > 0:
             scale = Fraction(written)
@@ -71,9 +70,14 @@ def parse_scale(value: Any) -> Fraction:
 
 def _parse_time(value: Any) -> Any:
     """A time with its offset, or a date (midnight UTC)."""
-    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
-        return datetime.combine(date.fromisoformat(value), time(), UTC)
-    parsed = datetime.fromisoformat(value) if isinstance(value, str) else value
+    parsed = value
+    if isinstance(value, str):
+        try:
+            if _DATE.fullmatch(value):
+                return datetime.combine(date.fromisoformat(value), time(), UTC)
+            parsed = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("is not a time, like 2026-01-01T00:00:00Z, or a date") from None
     if isinstance(parsed, datetime):
         if parsed.tzinfo is None:
             raise ValueError("needs an offset, like 2026-01-01T00:00:00Z")
@@ -109,7 +113,8 @@ class MeterEntry(_Strict):
 
     meter: _Meter
     price: _StripeId | Annotated[list[_StripeId], Field(min_length=1, max_length=100)] | PriceEntry
-    scale: Annotated[Any, Field(examples=["1", "1/1000"])] = "1"
+    # Not a float: one would not be exact. In YAML every number arrives as it is written.
+    scale: Annotated[StrictInt | str, Field(examples=["1", "1/1000"])] = "1"
     rounding: Rounding = Rounding.HALF_UP
     timestamp: TimestampRule = TimestampRule.INSIDE
 

@@ -1,0 +1,323 @@
+"""The `meterbridge` command."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import __version__
+from app.clock import SystemClock
+from app.config import Settings, load_settings
+from app.errors import MeterbridgeError
+from app.observability.logs import configure_logs
+
+T = TypeVar("T")
+
+
+def _settings_help() -> str:
+    """Every setting with its meaning: the same table as README's."""
+    lines = ["Settings, from the environment or .env:", ""]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = "" if default in (None, (), "") else f" [{default}]"
+        lines += [f"{name.upper()}{shown}: {field.description}", ""]
+    return "\n".join(lines)
+
+
+app = typer.Typer(
+    help="OpenMeter usage webhooks -> Stripe's legacy usage records, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+mappings_app = typer.Typer(
+    help="Which subject pays by which subscription, which meter by which price.",
+    no_args_is_help=True,
+)
+app.add_typer(mappings_app, name="mappings")
+
+console = Console()
+
+
+def main() -> None:
+    """Entry point. An error of ours is one line and exit code 2, never a stack trace."""
+    try:
+        app()
+    except MeterbridgeError as error:
+        _fail(error)
+
+
+def _fail(error: MeterbridgeError) -> NoReturn:
+    print(f"meterbridge: {error.detail}", file=sys.stderr)  # noqa: T201 - the command's own voice
+    for fault in error.faults:
+        print(f"  {fault.path}: {fault.message}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2) from None
+
+
+def _start(*, log_format: str | None = None) -> Settings:
+    """Settings and logs."""
+    overrides: dict[str, Any] = {"log_format": log_format} if log_format else {}
+    settings = load_settings(**overrides)
+    secrets = [*settings.openmeter_webhook_secrets, *settings.admin_tokens]
+    if settings.stripe_api_key:
+        secrets.append(settings.stripe_api_key)
+    configure_logs(
+        level=settings.log_level,
+        log_format=settings.log_format,
+        secrets=[secret.get_secret_value() for secret in secrets],
+    )
+    return settings
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run on uvloop where it is there."""
+    try:
+        import uvloop
+
+        return uvloop.run(main())
+    except ImportError:
+        return asyncio.run(main())
+
+
+@asynccontextmanager
+async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """An engine on the database of the settings: given, running beside us, or started for us."""
+    from app.bootstrap import database
+    from app.db import create_engine, require_head
+
+    async with database(settings) as url:
+        engine = create_engine(url, pool_size=3)
+        try:
+            await require_head(engine)
+            yield engine
+        finally:
+            await engine.dispose()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """OpenMeter usage webhooks -> Stripe's legacy usage records, exactly once."""
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        console.print(context.get_help())
+
+
+@app.command(epilog=_settings_help())
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Also book and send in this process.")
+    ] = True,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring an external database's schema to head first.")
+    ] = False,
+) -> None:
+    """Receive webhooks, and (unless --no-worker) book and send."""
+    from app.commands.serving import serve as run
+
+    settings = _start()
+    _run(lambda: run(settings, host=host, port=port, with_worker=worker, migrate_first=migrate))
+
+
+@app.command(epilog=_settings_help())
+def worker() -> None:
+    """Book and send, beside `serve --no-worker`; as many as wanted on one database."""
+    from app.worker import run_worker
+
+    settings = _start()
+    _run(lambda: run_worker(settings))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema to what this version needs."""
+    from app.bootstrap import database
+    from app.bootstrap import migrate as run
+    from app.db import head_revision
+
+    settings = _start()
+
+    async def go() -> None:
+        async with database(settings) as url:
+            await run(url)
+
+    _run(go)
+    console.print(f"The schema is at {head_revision()}.")
+
+
+@mappings_app.command("apply")
+def mappings_apply(
+    file: Annotated[
+        Path, typer.Argument(help="A mapping file (YAML).", exists=True, dir_okay=False)
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+) -> None:
+    """Make the mappings of what FILE names equal to it. Idempotent, all or nothing."""
+    from app.commands.mapping_tables import print_changes
+    from app.errors import InvalidMapping
+    from app.mapping.file import Mappings, from_yaml, to_mappings
+    from app.mapping.plan import changes
+    from app.mapping.repository import MappingRepository
+
+    settings = _start(log_format="text")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidMapping(f"{file} is not UTF-8") from None
+    wanted = to_mappings(from_yaml(text))
+
+    async def go() -> Mappings:
+        async with _engine(settings) as engine:
+            repository = MappingRepository(engine)
+            if dry_run:
+                return await repository.named_in(wanted)
+            return await repository.replace(wanted, now=SystemClock().now())
+
+    print_changes(console, list(changes(_run(go), wanted)), dry_run=dry_run)
+
+
+@mappings_app.command("list")
+def mappings_list() -> None:
+    """Print all mappings."""
+    from app.commands.mapping_tables import print_mappings
+    from app.mapping.file import Mappings
+    from app.mapping.repository import MappingRepository
+
+    settings = _start(log_format="text")
+
+    async def go() -> Mappings:
+        async with _engine(settings) as engine:
+            return await MappingRepository(engine).everything()
+
+    print_mappings(console, _run(go))
+
+
+@app.command()
+def drain(
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=0)] = 60,
+) -> None:
+    """Wait until every delivery is booked and every record sent; exit 1 with what is left."""
+    from app.commands.draining import describe
+    from app.commands.draining import drain as run
+    from app.ledger.status import Backlog
+
+    settings = _start(log_format="text")
+
+    async def go() -> Backlog:
+        async with _engine(settings) as engine:
+            return await run(engine, seconds=timeout, console=console)
+
+    left = _run(go)
+    if left.drained:
+        console.print("Drained: nothing is left to do.")
+        return
+    console.print(f"Left after {timeout:g} s: {describe(left)}.")
+    console.print(
+        "Is a worker running, and is the line open? See /readyz, or `meterbridge doctor`."
+    )
+    raise typer.Exit(1)
+
+
+@app.command()
+def send(
+    subject: Annotated[str, typer.Option(help="Whose usage.")],
+    meter: Annotated[str, typer.Option(help="The meter's slug.")],
+    value: Annotated[str, typer.Option(help="The usage, as digits: 500 or 0.25.")],
+    url: Annotated[
+        str, typer.Option(help="The endpoint.")
+    ] = "http://127.0.0.1:8000/webhooks/openmeter",
+    start: Annotated[
+        datetime | None,
+        typer.Option("--from", help="Window start, UTC. Default: the last full hour."),
+    ] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="Window end, UTC.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="A group, name=value; repeat for more.")
+    ] = None,
+    aggregation: Annotated[str, typer.Option(help="The meter's aggregation.")] = "SUM",
+    message_id: Annotated[
+        str | None, typer.Option(help="The svix-id; the same again is a duplicate. Default: new.")
+    ] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OPENMETER_WEBHOOK_SECRETS",
+            show_envvar=True,
+            help="Signing secret whsec_…; of several the first is used.",
+        ),
+    ] = None,
+) -> None:
+    """Sign a test webhook as OpenMeter would, and post it to any endpoint."""
+    from app.commands import outgoing
+
+    settings = load_settings()
+    held = secret.split(",")[0].strip() if secret else None
+    if held is None and settings.openmeter_webhook_secrets:
+        held = settings.openmeter_webhook_secrets[0].get_secret_value()
+    if not held:
+        raise typer.BadParameter("is needed: set OPENMETER_WEBHOOK_SECRETS, or give --secret")
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    window_start = start.replace(tzinfo=UTC) if start else hour - timedelta(hours=1)
+    window_end = end.replace(tzinfo=UTC) if end else window_start + timedelta(hours=1)
+    try:
+        amount = Decimal(value)
+        groups = dict(pair.split("=", 1) for pair in group or [])
+    except (InvalidOperation, ValueError):
+        raise typer.BadParameter("--value takes digits, --group takes name=value") from None
+    body = outgoing.report_body(
+        meter=meter,
+        subject=subject,
+        windows=[outgoing.OutgoingWindow(amount, window_start, window_end, groups)],
+        aggregation=aggregation,
+    )
+    svix_id = message_id or outgoing.message_id()
+    try:
+        status, answer = outgoing.post(url, body, outgoing.signed_headers(held, svix_id, body))
+    except (OSError, ValueError) as error:
+        console.print(f"Nobody answers at {url}: {error}")
+        raise typer.Exit(1) from None
+    console.print(f"{svix_id}  {window_start:%Y-%m-%d %H:%M} to {window_end:%Y-%m-%d %H:%M} UTC")
+    console.print(f"{status} {answer}", markup=False)
+    if not 200 <= status < 300:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sandbox(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 12111,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="A key it accepts; repeat for more.")
+    ] = None,
+) -> None:
+    """Run the stateful stand-in for Stripe's API, for trials without an account."""
+    from app.sandbox.server import serve as run
+
+    run(host, port, frozenset(api_key or ["sk_test_sandbox"]))
+
+
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit when drained: 0 only if both sides are equal.")
+    ] = False,
+) -> None:
+    """See the main job running on real input: service, sandbox, signed webhooks, and the proof."""
+    from app.commands.demo import run as run_demo
+
+    raise typer.Exit(run_demo(once=once, console=console))

@@ -1,0 +1,48 @@
+"""`meterbridge serve`: uvicorn around an application that was built before it."""
+
+import logging
+import signal
+
+import uvicorn
+
+from app.bootstrap import database, migrate, receiving, services, working
+from app.config import Settings
+from app.main import announce, create_app, settle_garbage_collector
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(
+    settings: Settings, *, host: str, port: int, with_worker: bool, migrate_first: bool
+) -> None:
+    """Serve until SIGTERM or SIGINT. What is wrong with settings or schema is raised before."""
+    # uvicorn handles both signals while it serves, and raises them again when it has ended: by
+    # then it is our turn to let deliveries and calls in flight finish, not to die.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    async with database(settings) as url:
+        if migrate_first:
+            await migrate(url)
+        async with (
+            services(settings, url, with_worker=with_worker) as built,
+            receiving(built),
+            working(built),
+        ):
+            config = uvicorn.Config(
+                create_app(settings, built),
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(settings.shutdown_grace),
+                # Longer than the idle time of usual load balancers (60 s), so that they close
+                # first and no webhook meets a connection that is just going away.
+                timeout_keep_alive=75,
+                h11_max_incomplete_event_size=64 * 1024,
+            )
+            announce(settings, with_worker=with_worker)
+            settle_garbage_collector()
+            logger.info("listening on http://%s:%d", host, port)
+            await uvicorn.Server(config).serve()
+            logger.info("stopping: finishing what is in flight")

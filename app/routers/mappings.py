@@ -1,0 +1,128 @@
+"""The mappings over REST: the same as `meterbridge mappings`."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+
+from app.errors import (
+    DatabaseUnavailable,
+    InvalidMapping,
+    NotConfigured,
+    Unauthorized,
+)
+from app.mapping.file import MappingFile, to_mappings
+from app.mapping.models import MeterMapping, SubjectMapping
+from app.mapping.plan import changes
+from app.routers.access import Built, require_admin
+from app.routers.problems import responses
+
+router = APIRouter(
+    prefix="/v1/mappings",
+    tags=["Mappings"],
+    dependencies=[Depends(require_admin)],
+    responses=responses(Unauthorized, NotConfigured, DatabaseUnavailable),
+)
+
+
+class MeterView(BaseModel):
+    """A meter and the price that bills it."""
+
+    meter: str = Field(examples=["ai_prompt_tokens"])
+    price_ids: list[str] | None = Field(None, examples=[["price_tokens"]])
+    lookup_key: str | None = None
+    metadata: dict[str, str] | None = None
+    scale: str = Field(description="Units per value, exact.", examples=["1/1000"])
+    rounding: str = Field(examples=["half_up"])
+    timestamp: str = Field(examples=["inside"])
+
+    @classmethod
+    def of(cls, mapping: MeterMapping) -> "MeterView":
+        """The view of a mapping."""
+        return cls(
+            meter=mapping.meter,
+            price_ids=sorted(mapping.price.ids) or None,
+            lookup_key=mapping.price.lookup_key,
+            metadata=dict(mapping.price.metadata) or None,
+            scale=str(mapping.scale),
+            rounding=mapping.rounding,
+            timestamp=mapping.timestamp_rule,
+        )
+
+
+class SubjectView(BaseModel):
+    """A subject and the subscription that pays for it in [valid_from, valid_to)."""
+
+    subject: str = Field(examples=["customer-1"])
+    subscription: str = Field(examples=["sub_1"])
+    valid_from: datetime | None
+    valid_to: datetime | None
+
+    @classmethod
+    def of(cls, mapping: SubjectMapping) -> "SubjectView":
+        """The view of a mapping."""
+        return cls(
+            subject=mapping.subject,
+            subscription=mapping.subscription,
+            valid_from=mapping.valid_from,
+            valid_to=mapping.valid_to,
+        )
+
+
+class MappingsView(BaseModel):
+    """All mappings."""
+
+    meters: list[MeterView]
+    subjects: list[SubjectView]
+
+
+class ChangeView(BaseModel):
+    """One thing that an apply adds or changes; `before` is empty where it is new."""
+
+    kind: str = Field(examples=["subject"])
+    name: str = Field(examples=["customer-1"])
+    before: str = Field(examples=[""])
+    after: str = Field(examples=["sub_1"])
+
+
+class Applied(BaseModel):
+    """What was changed, or would be."""
+
+    dry_run: bool
+    changes: list[ChangeView]
+
+
+@router.get("", summary="List all mappings")
+async def list_mappings(built: Built) -> MappingsView:
+    """Meters and subjects, by name."""
+    everything = await built.mappings.everything()
+    return MappingsView(
+        meters=[MeterView.of(mapping) for mapping in everything.meters.values()],
+        subjects=[SubjectView.of(span) for spans in everything.subjects.values() for span in spans],
+    )
+
+
+@router.put("", summary="Apply mappings", responses=responses(InvalidMapping))
+async def apply_mappings(
+    built: Built,
+    file: MappingFile,
+    dry_run: Annotated[bool, Query(description="Only say what would change.")] = False,  # noqa: FBT002
+) -> Applied:
+    """Make the mappings of what the body names equal to it; what it does not name stays.
+
+    Idempotent, all or nothing. Windows that were parked for want of these mappings are booked.
+    """
+    wanted = to_mappings(file)
+    before = (
+        await built.mappings.named_in(wanted)
+        if dry_run
+        else await built.mappings.replace(wanted, now=built.clock.now())
+    )
+    return Applied(
+        dry_run=dry_run,
+        changes=[
+            ChangeView(kind=c.kind, name=c.name, before=c.before, after=c.after)
+            for c in changes(before, wanted)
+        ],
+    )

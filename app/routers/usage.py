@@ -1,0 +1,322 @@
+"""What the ledger holds, for people: the summary, windows, records, and releases."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field, model_validator
+
+from app.dispatch.reasons import HOLD_ACTIONS, STOP_ACTIONS, HoldReason, StopReason
+from app.errors import DatabaseUnavailable, NotConfigured, Unauthorized
+from app.mapping.reasons import ACTIONS, ParkReason
+from app.routers.access import Built, require_admin
+from app.routers.problems import responses
+
+router = APIRouter(
+    prefix="/v1",
+    tags=["Usage"],
+    dependencies=[Depends(require_admin)],
+    responses=responses(Unauthorized, NotConfigured, DatabaseUnavailable),
+)
+
+MAX_PAGE = 500
+# The largest id the database knows.
+MAX_ID = 2**63 - 1
+
+
+class ReasonCount(BaseModel):
+    """How many wait under a reason, and what releases them."""
+
+    reason: str = Field(examples=["no_subject_mapping"])
+    count: int
+    action: str = Field(examples=["Apply a mapping for this subject that is valid at that time."])
+
+
+class DeliveryCounts(BaseModel):
+    """Deliveries by state."""
+
+    received: int = Field(description="Accepted, not yet booked.")
+    booked: int
+    rejected: int = Field(description="Answered 422, kept for a resend.")
+    failed: int = Field(description="Could not be booked; see the log, then release.")
+
+
+class WindowCounts(BaseModel):
+    """Usage windows by state."""
+
+    pending: int = Field(description="To be booked, some after a read from Stripe.")
+    booked: int
+    parked: int
+
+
+class RecordCounts(BaseModel):
+    """Usage records by state."""
+
+    due: int = Field(description="Wanted and reported differ: to be sent.")
+    reported: int
+    held: int
+
+
+class LineView(BaseModel):
+    """Whether anything may be sent."""
+
+    stopped: bool
+    reason: str | None
+    detail: str | None
+    since: datetime | None
+    action: str | None
+
+
+class SummaryView(BaseModel):
+    """The whole way from delivery to Stripe, counted."""
+
+    drained: bool = Field(description="Nothing is left that the program could do by itself.")
+    deliveries: DeliveryCounts
+    windows: WindowCounts
+    parked: list[ReasonCount]
+    records: RecordCounts
+    held: list[ReasonCount]
+    oldest_unsent: datetime | None
+    line: LineView
+    received: dict[str, int] = Field(
+        description="Answers of this process's webhook endpoint since it started.",
+        examples=[{"accepted": 12, "duplicate": 1}],
+    )
+
+
+class WindowView(BaseModel):
+    """A usage window: one fact, and what became of it."""
+
+    id: int
+    meter: str
+    subject: str
+    group_by: dict[str, str]
+    window_start: datetime
+    window_end: datetime
+    value: Decimal
+    state: str
+    reason: str | None
+    detail: str | None
+    action: str | None
+    svix_id: str
+    revision: int
+    usage_record_id: int | None
+
+
+class RecordView(BaseModel):
+    """A usage record: what must stand at Stripe, and what does."""
+
+    id: int
+    subscription: str
+    subscription_item: str
+    timestamp: datetime
+    wanted_quantity: int
+    reported_quantity: int
+    state: str
+    reason: str | None
+    detail: str | None
+    action: str | None
+    due_at: datetime | None
+    revision: int
+    failures: int
+
+
+class WindowPage(BaseModel):
+    """A page of windows; `next_after` is null on the last."""
+
+    data: list[WindowView]
+    next_after: int | None
+
+
+class RecordPage(BaseModel):
+    """A page of records; `next_after` is null on the last."""
+
+    data: list[RecordView]
+    next_after: int | None
+
+
+class WindowRelease(BaseModel):
+    """Which parked windows to book anew: those of a reason, or those named."""
+
+    reason: ParkReason | None = None
+    ids: Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Field(max_length=10_000)] = Field(
+        default_factory=list
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> "WindowRelease":
+        if self.reason is None and not self.ids:
+            raise ValueError("name a reason or ids")
+        return self
+
+
+class RecordRelease(BaseModel):
+    """Which held records to send again: those of a reason, or those named."""
+
+    reason: HoldReason | None = None
+    ids: Annotated[list[Annotated[int, Field(ge=1, le=MAX_ID)]], Field(max_length=10_000)] = Field(
+        default_factory=list
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> "RecordRelease":
+        if self.reason is None and not self.ids:
+            raise ValueError("name a reason or ids")
+        return self
+
+
+class Released(BaseModel):
+    """How many were released."""
+
+    released: int
+
+
+_After = Annotated[int, Query(ge=0, le=MAX_ID, description="The `next_after` of the last page.")]
+_Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Rows of a page.")]
+# NUL cannot be stored, so it cannot be found either.
+_Name = Annotated[str | None, Query(max_length=512, pattern=r"^[^\x00]*$")]
+
+
+@router.get("/summary", summary="What is where")
+async def summary(built: Built) -> SummaryView:
+    """Deliveries not yet booked, records by state, windows parked by reason, oldest unsent."""
+    found = await built.status.summary()
+    line = await built.status.line()
+    windows = WindowCounts(**_filled(WindowCounts, found.windows))
+    deliveries = DeliveryCounts(**_filled(DeliveryCounts, found.deliveries))
+    records = RecordCounts(**_filled(RecordCounts, found.records))
+    return SummaryView(
+        drained=deliveries.received == windows.pending == records.due == 0,
+        deliveries=deliveries,
+        windows=windows,
+        parked=[
+            ReasonCount(reason=reason, count=count, action=ACTIONS[ParkReason(reason)])
+            for reason, count in found.parked.items()
+        ],
+        records=records,
+        held=[
+            ReasonCount(reason=reason, count=count, action=HOLD_ACTIONS[HoldReason(reason)])
+            for reason, count in found.held.items()
+        ],
+        oldest_unsent=found.oldest_unsent,
+        line=LineView(
+            stopped=line.stopped,
+            reason=line.reason,
+            detail=line.detail,
+            since=line.since,
+            action=STOP_ACTIONS[StopReason(line.reason)] if line.reason else None,
+        ),
+        received=dict(built.counters),
+    )
+
+
+def _filled(model: type[BaseModel], counts: dict[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) for name in model.model_fields}
+
+
+@router.get("/windows", summary="Usage windows")
+async def list_windows(
+    built: Built,
+    state: Literal["pending", "booked", "parked"] | None = None,
+    reason: _Name = None,
+    subject: _Name = None,
+    meter: _Name = None,
+    after: _After = 0,
+    limit: _Limit = 100,
+) -> WindowPage:
+    """By id; parked ones say why, and what releases them."""
+    rows = await built.status.windows(
+        state=state, reason=reason, subject=subject, meter=meter, after=after, limit=limit
+    )
+    data = [
+        WindowView(
+            id=row.id,
+            meter=row.meter,
+            subject=row.subject,
+            group_by=row.group_by,
+            window_start=row.window_start,
+            window_end=row.window_end,
+            value=row.value,
+            state=row.state,
+            reason=row.reason,
+            detail=row.detail,
+            action=ACTIONS[ParkReason(row.reason)]
+            if row.state == "parked" and row.reason
+            else None,
+            svix_id=row.svix_id,
+            revision=row.revision,
+            usage_record_id=row.usage_record_id,
+        )
+        for row in rows
+    ]
+    return WindowPage(data=data, next_after=data[-1].id if len(data) == limit else None)
+
+
+@router.get("/records", summary="Usage records")
+async def list_records(
+    built: Built,
+    state: Literal["due", "reported", "held"] | None = None,
+    reason: _Name = None,
+    subscription: _Name = None,
+    after: _After = 0,
+    limit: _Limit = 100,
+) -> RecordPage:
+    """By id; held ones say why, and what to do."""
+    rows = await built.status.records(
+        state=state, reason=reason, subscription=subscription, after=after, limit=limit
+    )
+    data = [
+        RecordView(
+            id=row.id,
+            subscription=row.subscription,
+            subscription_item=row.subscription_item,
+            timestamp=datetime.fromtimestamp(row.timestamp, UTC),
+            wanted_quantity=row.wanted_quantity,
+            reported_quantity=row.reported_quantity,
+            state=row.state,
+            reason=row.reason,
+            detail=row.detail,
+            action=HOLD_ACTIONS[HoldReason(row.reason)]
+            if row.state == "held" and row.reason
+            else None,
+            due_at=row.due_at,
+            revision=row.revision,
+            failures=row.failures,
+        )
+        for row in rows
+    ]
+    return RecordPage(data=data, next_after=data[-1].id if len(data) == limit else None)
+
+
+@router.post("/windows/release", summary="Book parked windows anew")
+async def release_windows(built: Built, release: WindowRelease) -> Released:
+    """What still cannot be booked is parked again."""
+    count = await built.status.release_windows(
+        reason=release.reason.value if release.reason else None, ids=release.ids
+    )
+    if built.workshop is not None:
+        built.workshop.booking.wake()
+    return Released(released=count)
+
+
+@router.post("/records/release", summary="Send held records again")
+async def release_records(built: Built, release: RecordRelease) -> Released:
+    """A record whose cause is not gone is held again."""
+    count = await built.status.release_records(
+        reason=release.reason.value if release.reason else None,
+        ids=release.ids,
+        now=built.clock.now(),
+    )
+    if built.workshop is not None:
+        built.workshop.dispatcher.wake()
+    return Released(released=count)
+
+
+@router.post("/deliveries/release", summary="Book failed deliveries anew")
+async def release_deliveries(built: Built) -> Released:
+    """Those that raised an error nobody foresaw, after the program was mended."""
+    count = await built.status.release_deliveries()
+    if built.workshop is not None:
+        built.workshop.booking.wake()
+    return Released(released=count)

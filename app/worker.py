@@ -1,0 +1,24 @@
+"""Steps 2 and 3 as a process of their own: `meterbridge worker`."""
+
+import asyncio
+import signal
+
+from app.bootstrap import database, services, working
+from app.config import Settings
+from app.main import announce, settle_garbage_collector
+
+
+async def run_worker(settings: Settings) -> None:
+    """Book and send until SIGTERM or SIGINT; then let what is in flight finish."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with (
+        database(settings) as url,
+        services(settings, url) as built,
+        working(built),
+    ):
+        announce(settings, with_worker=True)
+        settle_garbage_collector()
+        await stopped.wait()
