@@ -127,7 +127,7 @@ class MessagePayload(_Model):
     """The whole `report.meter` message."""
 
     report: ReportPayload | None = None
-    usage: Annotated[tuple[UsagePayload, ...], Field(max_length=MAX_WINDOWS, strict=False)]
+    usage: Annotated[tuple[UsagePayload, ...], Field(strict=False)]
     query: QueryPayload | None = None
     meter: MeterPayload
 

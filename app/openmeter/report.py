@@ -10,7 +10,13 @@ from decimal import Decimal
 
 from pydantic import ValidationError
 
-from app.openmeter.payload import MAX_FAULTS, MessagePayload, UsagePayload, payload_faults
+from app.openmeter.payload import (
+    MAX_FAULTS,
+    MAX_WINDOWS,
+    MessagePayload,
+    UsagePayload,
+    payload_faults,
+)
 from app.openmeter.strict_json import NotStrictJson, read_json, refuse_constants
 
 REPORT_TYPE = "report.meter"
@@ -90,6 +96,7 @@ def parse_message(body: bytes) -> UsageReport | OtherMessage:
     kind = message.get("type")
     if kind != REPORT_TYPE:
         return _other(kind, present="type" in message)
+    _bound_windows(message)
     try:
         payload = MessagePayload.model_validate(message)
     except ValidationError as error:
@@ -102,6 +109,13 @@ def parse_message(body: bytes) -> UsageReport | OtherMessage:
     except NotStrictJson as error:
         raise _whole(str(error)) from None
     return report
+
+
+def _bound_windows(message: dict[str, object]) -> None:
+    """Before the models look: they would list the faults of 300,000 entries for 5 seconds."""
+    usage = message.get("usage")
+    if isinstance(usage, list) and len(usage) > MAX_WINDOWS:
+        raise InvalidMessage((("usage", f"has more than {MAX_WINDOWS} entries"),))
 
 
 def _whole(message: str) -> InvalidMessage:

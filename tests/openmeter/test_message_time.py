@@ -7,21 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.openmeter.message_time import message_time
-
-DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-EPOCH = datetime.fromtimestamp(1_400_000_000, UTC)
-
-
-def message_id(created: datetime, tail: int = 0) -> str:
-    milliseconds = (created - EPOCH) // timedelta(milliseconds=1)
-    seconds, rest = divmod(milliseconds, 1000)
-    number = (seconds << 128) | (rest // 4 << 120) | tail
-    text = ""
-    for _ in range(27):
-        number, digit = divmod(number, 62)
-        text = DIGITS[digit] + text
-    return "msg_" + text
-
+from tests.openmeter.ksuid import message_id
 
 CREATED = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
