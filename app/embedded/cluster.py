@@ -114,8 +114,8 @@ def raise_if_failed(step: str, result: subprocess.CompletedProcess[bytes]) -> No
 def adopt_files_of_root(folder: DataFolder, account: Account) -> None:
     """A cluster that root copied or restored: PostgreSQL insists on owning its files."""
     if account.switched and folder.cluster.stat().st_uid == 0:
-        account.take_tree(folder.cluster)
         folder.cluster.chmod(0o700)
+        account.take_tree(folder.cluster)
 
 
 def flush(path: Path) -> None:

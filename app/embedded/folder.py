@@ -11,6 +11,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +51,23 @@ def default_data_dir() -> Path:
     """The folder that is used when METERBRIDGE_DATA_DIR names none.
 
     A user's own data directory. For root a folder of the system: PostgreSQL runs as another user
-    then, who cannot enter root's home (mode 0700).
+    then, who cannot enter root's home (mode 0700). Raises SettingsError for a user without a home.
     """
     if os.geteuid() != 0:
-        return platformdirs.user_data_path(APP_NAME, appauthor=False)
+        with home_errors():
+            return platformdirs.user_data_path(APP_NAME, appauthor=False)
     if sys.platform == "darwin":
         return platformdirs.site_data_path(APP_NAME, appauthor=False)
     return Path("/var/lib") / APP_NAME
+
+
+@contextmanager
+def home_errors() -> Iterator[None]:
+    """A container may run us as a uid without a home."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise SettingsError(f"METERBRIDGE_DATA_DIR: name a data folder: {error}") from error
 
 
 def resolve(data_dir: Path) -> DataFolder:
@@ -67,7 +79,7 @@ def resolve(data_dir: Path) -> DataFolder:
         raise SettingsError(
             f"METERBRIDGE_DATA_DIR: {str(data_dir)!r} holds characters that cannot be printed"
         )
-    with folder_errors(data_dir):
+    with folder_errors(data_dir), home_errors():
         path = data_dir.expanduser().resolve()
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(20, "it is not a folder", str(path))

@@ -1,9 +1,13 @@
 """`postmaster.pid`: what PostgreSQL writes about itself into its data directory."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+PID = re.compile(r"[0-9]{1,30}")
+"""Bounded, since Python refuses to convert thousands of digits."""
 
 NO_PID = 2**31 - 1
 """The largest a pid field holds, and above every system's limit: never a living process."""
@@ -21,7 +25,7 @@ class PidFile:
     def parse(cls, text: str) -> Self | None:
         """None when the text is cut short, as after a power failure, or no pid file at all."""
         lines = text.split("\n")
-        if len(lines) < 5 or not lines[0].strip().isdecimal() or not lines[4].startswith("/"):
+        if len(lines) < 5 or not PID.fullmatch(lines[0]) or not lines[4].startswith("/"):
             return None
         return cls(pid=int(lines[0]), cluster=lines[1], socket_dir=Path(lines[4]))
 

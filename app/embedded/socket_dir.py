@@ -59,8 +59,10 @@ def make(socket_dir: Path, folder: DataFolder, account: Account) -> None:
                     f"METERBRIDGE_DATA_DIR: {socket_dir} should be a folder for the server's "
                     "socket, and is somebody else's; remove it, or name another data folder"
                 ) from None
+        # In this order: root without CAP_FOWNER may not change the mode of others' folders.
+        if stat.S_IMODE(socket_dir.stat().st_mode) != 0o700:
+            socket_dir.chmod(0o700)
         account.take(socket_dir)
-        socket_dir.chmod(0o700)
 
 
 def remove(socket_dir: Path, folder: DataFolder) -> None:

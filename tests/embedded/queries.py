@@ -6,10 +6,10 @@ import asyncpg
 from sqlalchemy.engine import make_url
 
 
-async def connect(url: str) -> asyncpg.Connection:
+async def connect(url: str, **changed: str) -> asyncpg.Connection:
     """A connection made from the arguments SQLAlchemy derives from the URL."""
     _, arguments = make_url(url).get_dialect()().create_connect_args(make_url(url))
-    return await asyncpg.connect(**arguments)
+    return await asyncpg.connect(**{**arguments, **changed})
 
 
 async def ask(url: str, sql: str, *arguments: object) -> object:

@@ -2,12 +2,13 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 import pytest
 
-from app.embedded import default_data_dir, install, launcher, running, start
+from app.embedded import cluster, default_data_dir, install, launcher, running, start
 from app.embedded.account import account_for
 from app.embedded.folder import DataFolder, create
 from app.embedded.install import Install, find_install, reachable_install
@@ -105,10 +106,10 @@ def test_a_folder_of_ours_with_mode_0700_is_used(data_dir: Path) -> None:
 
 
 def test_files_that_root_restored_are_given_to_the_servers_user(data_dir: Path) -> None:
-    cluster = data_dir / "postgres"
-    for path in (cluster, *cluster.rglob("*")):
+    files = data_dir / "postgres"
+    for path in (files, *files.rglob("*")):
         os.chown(path, os.geteuid(), os.getegid())
-    cluster.chmod(0o755 if AS_ROOT else 0o700)
+    files.chmod(0o755 if AS_ROOT else 0o700)
     with start(data_dir) as server:
         assert value(server.url, "select 1") == 1
 
@@ -164,6 +165,31 @@ def test_the_default_folder_can_be_reached_by_the_servers_user() -> None:
     else:
         assert default_data_dir() == platformdirs.user_data_path("meterbridge", appauthor=False)
     assert default_data_dir().name == "meterbridge"
+
+
+@pytest.mark.parametrize("use", [lambda: start(Path("~/x")), default_data_dir])
+def test_a_user_without_a_home_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, use: Callable[[], object]
+) -> None:
+    def no_home(_: object) -> object:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    monkeypatch.setattr(platformdirs, "user_data_path", lambda *_, **__: no_home(None))
+    with pytest.raises(SettingsError, match="home directory") as caught:
+        use()
+    one_line(caught)
+
+
+def test_a_user_without_a_name_is_told_what_to_do(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs with any uid: initdb would fail with a riddle."""
+    monkeypatch.setattr(cluster, "has_entry", lambda _: False)
+    with pytest.raises(SettingsError, match="/etc/passwd, or set DATABASE_URL"):
+        start(fresh)
+    assert not (fresh / "postgres").exists()
 
 
 def test_programs_in_a_closed_place_are_copied(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded import pidfile, start
+from app.embedded import orphan, pidfile, start
 from app.embedded.account import account_for
 from app.embedded.folder import DataFolder
 from app.embedded.orphan import serves, words_of_ps
@@ -59,8 +59,9 @@ CONTENTS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_a_stale_pid_file_does_not_prevent_a_start(
-    data_dir: Path, content: Callable[[str], str]
+    data_dir: Path, content: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(orphan, "UNREADABLE", 0.1)
     write(data_dir, content(str(data_dir / "postgres")))
     with start(data_dir) as server:
         assert value(server.url, "select 1") == 1
@@ -77,7 +78,8 @@ def test_a_stale_pid_file_does_not_prevent_a_start(
         ("12\n/d\n1\n5432\n", None),  # the socket's line is written later
         ("-12\n/d\n1\n5432\n/run\n", None),  # a single-user session
         ("x\n/d\n1\n5432\n/run\n", None),
-        ("\u0661\n/d\n1\n5432\n/run\n", pidfile.PidFile(1, "/d", Path("/run"))),
+        ("\u0661\n/d\n1\n5432\n/run\n", None),
+        ("9" * 5000 + "\n/d\n1\n5432\n/run\n", None),
     ],
 )
 def test_parsing(text: str, expected: pidfile.PidFile | None) -> None:
