@@ -19,6 +19,7 @@ class Sandbox:
     account: Account
     faults: Faults
     idempotency: IdempotencyKeys
+    keyring: Keyring
     ledger: Ledger
     locks: Locks
     limiter: RateLimiter
@@ -30,12 +31,12 @@ class Sandbox:
     ) -> None:
         self.clock = clock
         self.ids = Ids()
-        self.keyring = Keyring(api_keys)
+        self._api_keys = api_keys
         self._limit_per_second = limit_per_second
         self._clear()
 
     def reset(self) -> None:
-        """Forget everything but the API keys; the clock is back at real time."""
+        """As it was at the start, with the same API keys and the clock back at real time."""
         self.clock.reset()
         self._clear()
 
@@ -53,6 +54,7 @@ class Sandbox:
         self.account = Account(self.clock, self.ids)
         self.faults = Faults(self.ids)
         self.idempotency = IdempotencyKeys()
+        self.keyring = Keyring(self._api_keys)
         self.ledger = Ledger()
         self.locks = Locks()
         self.limiter = RateLimiter()

@@ -47,7 +47,7 @@ def build_router(sandbox: Sandbox) -> APIRouter:
 
     @router.post("/reset", status_code=204)
     async def reset() -> None:
-        """Forget objects, ledger, faults, idempotency keys and settings. API keys stay."""
+        """Start over: no objects, books, faults or stored answers; keys and settings as at first."""
         sandbox.reset()
 
     return router
