@@ -49,8 +49,12 @@ class Listener:
             await asyncio.sleep(RECONNECT_AFTER)
 
     async def _listen(self) -> None:
+        # As a keyword: in an address asyncpg would take `ssl` for a setting of the server.
+        ssl = self._url.query.get("ssl")
+        address = self._url.set(drivername="postgresql").difference_update_query(["ssl"])
         connection = await asyncpg.connect(
-            self._url.set(drivername="postgresql").render_as_string(hide_password=False),
+            address.render_as_string(hide_password=False),
+            ssl=ssl,
             timeout=5,
             server_settings={"application_name": "meterbridge listener"},
         )

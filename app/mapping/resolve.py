@@ -27,6 +27,7 @@ ENDED = frozenset({"canceled", "incomplete_expired"})
 REREAD_FOR_NEXT_PERIOD = timedelta(seconds=5)
 # A period only moves forward, so an old window seldom gains from a fresh read.
 REREAD_FOR_OLD_WINDOW = timedelta(minutes=5)
+# Each look costs a read: the longer the period has been overdue, the longer the wait.
 RETRY_NOT_OPEN = timedelta(seconds=15)
 # Stripe's side may be mended by hand. Each look costs a read per subscription; a changed snapshot
 # releases at once anyway.
@@ -129,7 +130,7 @@ def resolve(
         return Parked(
             ParkReason.PERIOD_NOT_OPEN,
             f"{at.isoformat()} is after the current period's end {found.period_end.isoformat()}",
-            max(at, now + RETRY_NOT_OPEN),
+            max(at, now + max(RETRY_NOT_OPEN, (now - at) / 2)),
         )
     if at <= found.period_start:
         if age > REREAD_FOR_OLD_WINDOW:
