@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import asyncpg
 from sqlalchemy.engine import URL
@@ -50,7 +51,7 @@ class Listener:
 
     async def _listen(self) -> None:
         # As a keyword: in an address asyncpg would take `ssl` for a setting of the server.
-        ssl = self._url.query.get("ssl")
+        ssl: Any = self._url.query.get("ssl")
         address = self._url.set(drivername="postgresql").difference_update_query(["ssl"])
         connection = await asyncpg.connect(
             address.render_as_string(hide_password=False),
