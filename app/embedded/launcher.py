@@ -15,7 +15,7 @@ from app.embedded.account import account_for
 from app.embedded.cluster import check_version, ensure_cluster
 from app.embedded.errors import Abandoned, ServerNotStarted, folder_errors
 from app.embedded.folder import DataFolder, create, resolve
-from app.embedded.install import MAJOR, find_install, reachable_install
+from app.embedded.install import MAJOR, copied_install, find_install
 from app.embedded.lock import FolderLock
 from app.embedded.orphan import settle
 from app.embedded.postmaster import Postmaster
@@ -114,8 +114,8 @@ def start_unless(
     try:
         with folder_errors(folder.path):
             account = account_for(folder)
-            reach.ensure(folder, place, account)
-            install = reachable_install(install, folder, account)
+            if not reach.survey(folder, place, install, account):
+                install = copied_install(install, folder)
             settle(folder)
             ensure_cluster(folder, install, account)
             socket_dir.make(place, folder, account)
