@@ -27,7 +27,7 @@ def _settings_help() -> str:
     lines = ["Settings, from the environment or .env:", ""]
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = "" if default in (None, (), "") else f" [{default}]"
+        shown = "" if default in (None, (), "") else f" (default {default})"
         lines += [f"{name.upper()}{shown}: {field.description}", ""]
     return "\n".join(lines)
 

@@ -46,6 +46,7 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
+        hide_parameters=True,  # an error's text would hold the bodies of deliveries
         pool_pre_ping=True,  # after a restart of the database the first query would fail
         connect_args={
             "timeout": CONNECT_TIMEOUT,
