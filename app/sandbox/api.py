@@ -189,6 +189,8 @@ def _call(
 
 def _validate(endpoint: Endpoint, call: Call) -> None:
     parameters.only(call.parameters, endpoint.parameters)
+    if "expand" not in call.parameters:
+        return
     for name in parameters.strings(call.parameters, "expand"):
         if name.removeprefix("data.") not in _EXPANDED:
             raise errors.invalid_value("expand", f"This property cannot be expanded ({name}).")

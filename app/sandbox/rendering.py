@@ -25,6 +25,11 @@ def listing(url: str, data: list[JsonObject], *, has_more: bool) -> JsonObject:
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
 
 
+def items_url(holder: Subscription) -> str:
+    """Where a subscription's items are listed."""
+    return f"/v1/subscription_items?subscription={holder.id}"
+
+
 def customer(found: Customer) -> JsonObject:
     """A customer."""
     return {
@@ -114,7 +119,7 @@ def subscription(found: Subscription, prices: dict[str, Price], version: str) ->
         "description": None,
         "ended_at": found.ended_at,
         "items": listing(
-            f"/v1/subscription_items?subscription={found.id}",
+            items_url(found),
             shown,
             has_more=len(items) > _EMBEDDED_ITEMS,
         ),

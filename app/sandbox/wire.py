@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
@@ -47,7 +47,7 @@ class Answer:
 
     def adding(self, *headers: tuple[bytes, bytes]) -> "Answer":
         """The same answer with more headers."""
-        return replace(self, headers=self.headers + headers)
+        return Answer(self.status, self.body, self.headers + headers)
 
     @staticmethod
     def ok(document: JsonObject) -> "Answer":

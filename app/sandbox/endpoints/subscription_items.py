@@ -23,7 +23,10 @@ def _list(sandbox: Sandbox, call: Call) -> Execution:
         holder = sandbox.account.subscription(subscription, param="subscription")
         shown, has_more = page(holder.live_items, call.parameters, "subscription item")
         documents = [rendered(sandbox, item, call.version) for item in shown]
-        return rendering.listing(call.path, documents, has_more=has_more)
+        # The filter stands in the URL: it is all that the official client keeps of a list that it
+        # found inside a subscription when it walks on to the third page.
+        url = rendering.items_url(holder)
+        return rendering.listing(url, documents, has_more=has_more)
 
     return execute
 

@@ -1,0 +1,120 @@
+"""The sandbox on a real socket, and as a process."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from app.sandbox.server import bind, url_of
+from tests.sandbox.conftest import Live
+from tests.sandbox.world import AUTH, NOW
+
+_PATH = "/v1/subscription_items/si_1/usage_records"
+
+
+def _use(live: Live, quantity: int = 1, key: str | None = None) -> httpx.Response:
+    headers = AUTH | ({} if key is None else {"Idempotency-Key": key})
+    form = {"quantity": str(quantity), "timestamp": str(NOW)}
+    return live.client.post(_PATH, data=form, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("when", "reset", "error"),
+    [
+        ("before_execution", False, httpx.RemoteProtocolError),
+        ("before_execution", True, httpx.ReadError),
+        ("after_execution", False, httpx.RemoteProtocolError),
+        ("after_execution", True, httpx.ReadError),
+        ("mid_answer", False, httpx.RemoteProtocolError),
+    ],
+)
+def test_a_cut_really_ends_the_connection(
+    live: Live, when: str, *, reset: bool, error: type[Exception]
+) -> None:
+    live.control("POST", "/faults", {"kind": "cut", "when": when, "reset": reset})
+    with pytest.raises(error):
+        _use(live)
+    assert len(live.ledger()) == (0 if when == "before_execution" else 1)
+    assert _use(live).status_code == 200
+
+
+def test_a_read_is_cut_too(live: Live) -> None:
+    live.control("POST", "/faults", {"kind": "cut", "when": "after_execution"})
+    with pytest.raises(httpx.RemoteProtocolError):
+        live.client.get("/v1/customers", headers=AUTH)
+    counts = live.control("GET", "/requests")["operations"]["list_customers"]
+    assert counts["cut"] == 1
+
+
+def test_a_client_that_gives_up_is_executed_all_the_same(live: Live) -> None:
+    live.control("POST", "/faults", {"kind": "latency", "ms": 400, "phase": "answer"})
+    with pytest.raises(httpx.ReadTimeout):
+        live.client.post(
+            _PATH,
+            data={"quantity": "1", "timestamp": str(NOW)},
+            headers=AUTH | {"Idempotency-Key": "k"},
+            timeout=httpx.Timeout(20, read=0.1),
+        )
+    assert _use(live, key="k").headers["idempotent-replayed"] == "true"
+    assert len(live.ledger()) == 1
+
+
+def test_one_key_from_many_threads_is_executed_once(live: Live) -> None:
+    live.control("PATCH", "/settings", {"limit_per_second": 0, "write_latency_ms": 20})
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: _use(live, key="k"), range(40)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert [answer.status_code for answer in answers].count(200) >= 1
+    assert len(live.ledger()) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "start"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")]
+)
+def test_port_zero_is_a_free_port(host: str, start: str) -> None:
+    try:
+        bound = bind(host, 0)
+    except OSError:
+        assert host == "::1", "no IPv4 loopback"
+        return
+    with bound:
+        url = url_of(bound)
+        assert url.startswith(start)
+        assert int(url.removeprefix(start)) > 0
+        with pytest.raises(OSError, match="in use"):
+            bind(host, int(url.removeprefix(start)))
+
+
+_PROGRAM = (
+    "from app.sandbox.server import serve;"
+    "serve('127.0.0.1', 0, frozenset({'sk_test_given'}), limit_per_second=0)"
+)
+
+
+def test_serve_prints_its_url_and_stops_when_told() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Stripe sandbox listening on http://127.0.0.1:")
+        url = line.split()[-1]
+        answer = httpx.get(
+            f"{url}/v1/customers", headers={"Authorization": "Bearer sk_test_given"}, timeout=20
+        )
+        assert answer.json()["data"] == []
+        assert httpx.get(f"{url}/v1/customers", headers=AUTH, timeout=20).status_code == 401
+        settings = httpx.get(f"{url}/_sandbox/settings", timeout=20).json()
+        assert settings["limit_per_second"] == 0
+        os.kill(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode in {0, -signal.SIGTERM}
+        assert errors == ""
+    finally:
+        process.kill()
+        process.communicate()
