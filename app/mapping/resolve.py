@@ -118,7 +118,7 @@ def resolve(
     if snapshot is None or now - snapshot.fetched_at > snapshot_max_age:
         return NeedsSnapshot(subscription)
     again = now + max(RETRY_STRIPE_SIDE, snapshot_max_age)
-    found = _item(snapshot, meter, again)
+    found = billable_item(snapshot, meter, again)
     if isinstance(found, Parked):
         return found
     timestamp = record_timestamp(window.window_end, meter.timestamp_rule)
@@ -151,7 +151,7 @@ def resolve(
     )
 
 
-def _item(
+def billable_item(
     snapshot: SubscriptionSnapshot, meter: MeterMapping, again: datetime
 ) -> SnapshotItem | Parked:
     """The one item that bills the meter. Stripe's side may be mended: look `again` then."""
