@@ -4,6 +4,7 @@ import gc
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -140,4 +141,5 @@ def serve(
         # third of the throughput once it holds some 100,000 calls.
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        build_server(app).run(sockets=[bound])
+        with suppress(KeyboardInterrupt):  # uvicorn raises SIGINT again once it has stopped
+            build_server(app).run(sockets=[bound])

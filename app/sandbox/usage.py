@@ -1,14 +1,6 @@
 """The rules of usage records: which period takes one, and what a period adds up to. Pure."""
 
-from app.sandbox.errors import (
-    StripeError,
-    item_no_longer_active,
-    only_increment_allowed,
-    period_closed,
-    price_has_meter,
-    price_is_licensed,
-    timestamp_in_future,
-)
+from app.sandbox.errors import StripeError
 from app.sandbox.objects import (
     AggregateUsage,
     ItemState,
@@ -18,6 +10,14 @@ from app.sandbox.objects import (
     UsageType,
 )
 from app.sandbox.settings import Settings
+from app.sandbox.usage_refusals import (
+    item_no_longer_active,
+    only_increment_allowed,
+    period_closed,
+    price_has_meter,
+    price_is_licensed,
+    timestamp_in_future,
+)
 
 SET = "set"
 INCREMENT = "increment"

@@ -95,7 +95,8 @@ _PROGRAM = (
 )
 
 
-def test_serve_prints_its_url_and_stops_when_told() -> None:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_serve_prints_its_url_and_stops_when_told(told: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -111,9 +112,9 @@ def test_serve_prints_its_url_and_stops_when_told() -> None:
         assert httpx.get(f"{url}/v1/customers", headers=AUTH, timeout=20).status_code == 401
         settings = httpx.get(f"{url}/_sandbox/settings", timeout=20).json()
         assert settings["limit_per_second"] == 0
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, told)
         _, errors = process.communicate(timeout=20)
-        assert process.returncode in {0, -signal.SIGTERM}
+        assert process.returncode in {0, -told}
         assert errors == ""
     finally:
         process.kill()

@@ -47,7 +47,7 @@ def build_router(sandbox: Sandbox) -> APIRouter:
 
     @router.post("/reset", status_code=204)
     async def reset() -> None:
-        """Start over: no objects, books, faults or stored answers; keys and settings as at first."""
+        """Start over: no objects, books or faults; API keys and settings as at the start."""
         sandbox.reset()
 
     return router

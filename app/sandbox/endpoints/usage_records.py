@@ -9,6 +9,7 @@ from app.sandbox.operations import Operation
 from app.sandbox.paging import PAGING, page
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.summaries import summaries
+from app.sandbox.usage_refusals import price_has_meter, price_is_licensed
 from app.sandbox.wire import Execution, JsonObject
 
 # Usage records, their summaries and aggregate_usage left the API in 2025-03-31.basil.
@@ -75,9 +76,9 @@ def _list_summaries(sandbox: Sandbox, call: Call) -> Execution:
         item = sandbox.account.item(call.object_id)
         price = sandbox.account.price(item.price)
         if price.recurring.meter is not None:
-            raise errors.price_has_meter(item.id, "list usage record summaries")
+            raise price_has_meter(item.id, "list usage record summaries")
         if price.recurring.usage_type is UsageType.LICENSED:
-            raise errors.price_is_licensed(item.id, "list usage record summaries")
+            raise price_is_licensed(item.id, "list usage record summaries")
         subscription = sandbox.account.subscription(item.subscription)
         found = summaries(item, subscription, price)
         shown, has_more = page(found, call.parameters, "usage record summary")
