@@ -16,6 +16,7 @@ and what the reader can do next. The edge (`app.routers.problems`) maps the tree
     ├── UnknownEventType      400      a type nobody promised to send
     ├── InvalidReport         422      a signed body that is no usage report; kept as rejected
     ├── DeliveryConflict      409      a `svix-id` came again with another body
+    ├── InvalidRequest        422      parameters or a body that a route cannot take
     ├── InvalidMapping        422      a mapping file or request that cannot be applied
     └── NotFound              404      no such thing
 """
@@ -133,6 +134,14 @@ class DeliveryConflict(MeterbridgeError):
     status = 409
     slug = "delivery-conflict"
     title = "This message id was used before with another body"
+
+
+class InvalidRequest(MeterbridgeError):
+    """Parameters or a body that a route cannot take; `faults` say where. Nothing was changed."""
+
+    status = 422
+    slug = "invalid-request"
+    title = "The request is not valid"
 
 
 class InvalidMapping(MeterbridgeError):

@@ -1,12 +1,16 @@
 """The checks behind readiness, on the real database."""
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import current_revision, transaction
+
+logger = logging.getLogger(__name__)
 
 # Later than any retry of a healthy line: a record older than this needs somebody to look.
 UNSENT_TOO_LONG = timedelta(minutes=15)
@@ -36,6 +40,13 @@ class Health:
 
         Raises DatabaseUnavailable.
         """
+        try:
+            return await self._check(now)
+        except SQLAlchemyError:
+            logger.exception("the database refused what every replica must be able to do")
+            return [Check("database", ok=False, detail="refuses to be written; see the log")], None
+
+    async def _check(self, now: datetime) -> tuple[list[Check], datetime | None]:
         async with transaction(self._engine) as connection:
             revision = await current_revision(connection)
             schema = Check(

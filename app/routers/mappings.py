@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from app.errors import (
     DatabaseUnavailable,
     InvalidMapping,
+    InvalidRequest,
     NotConfigured,
     Unauthorized,
 )
@@ -22,7 +23,7 @@ router = APIRouter(
     prefix="/v1/mappings",
     tags=["Mappings"],
     dependencies=[Depends(require_admin)],
-    responses=responses(Unauthorized, NotConfigured, DatabaseUnavailable),
+    responses=responses(Unauthorized, NotConfigured, DatabaseUnavailable, InvalidRequest),
 )
 
 
@@ -103,7 +104,7 @@ async def list_mappings(built: Built) -> MappingsView:
     )
 
 
-@router.put("", summary="Apply mappings", responses=responses(InvalidMapping))
+@router.put("", summary="Apply mappings", responses=responses(InvalidRequest, InvalidMapping))
 async def apply_mappings(
     built: Built,
     file: MappingFile,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.errors import Fault, MeterbridgeError, Unauthorized
+from app.errors import Fault, InvalidRequest, MeterbridgeError, Unauthorized
 
 log = structlog.get_logger(__name__)
 
@@ -157,7 +157,8 @@ async def _validation_error(_: Request, error: Exception) -> Response:
         Fault(_path(found["loc"]), _message(found["type"], found["msg"]))
         for found in error.errors()[:_MAX_FAULTS]
     ]
-    return problem(422, "invalid-request", "The request is not valid", faults=faults)
+    kind = InvalidRequest
+    return problem(kind.status, kind.slug, kind.title, faults=faults)
 
 
 async def _client_disconnect(_: Request, __: Exception) -> Response:

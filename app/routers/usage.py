@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, model_validator
 
 from app.dispatch.reasons import HOLD_ACTIONS, STOP_ACTIONS, HoldReason, StopReason
-from app.errors import DatabaseUnavailable, NotConfigured, Unauthorized
+from app.errors import DatabaseUnavailable, InvalidRequest, NotConfigured, Unauthorized
 from app.mapping.reasons import ACTIONS, ParkReason
 from app.routers.access import Built, require_admin
 from app.routers.problems import responses
@@ -17,7 +17,7 @@ router = APIRouter(
     prefix="/v1",
     tags=["Usage"],
     dependencies=[Depends(require_admin)],
-    responses=responses(Unauthorized, NotConfigured, DatabaseUnavailable),
+    responses=responses(Unauthorized, NotConfigured, DatabaseUnavailable, InvalidRequest),
 )
 
 MAX_PAGE = 500

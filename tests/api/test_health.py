@@ -1,0 +1,68 @@
+"""Health by doing: what each check says when what it looks at is broken."""
+
+from dataclasses import replace
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.bootstrap import Services
+from app.db import create_engine, transaction
+
+
+async def test_all_is_well(anonymous: httpx.AsyncClient) -> None:
+    for path in ("/readyz", "/readyz/receive"):
+        answer = await anonymous.get(path)
+        assert (answer.status_code, answer.json()["failing"]) == (200, [])
+
+
+async def test_readiness_has_written(anonymous: httpx.AsyncClient, built: Services) -> None:
+    await anonymous.get("/readyz")
+    async with transaction(built.engine) as connection:
+        names = (await connection.execute(text("select name from replicas"))).scalars().all()
+    assert list(names) == [built.replica]
+
+
+@pytest.mark.parametrize(
+    ("sql", "check", "receiving"),
+    [
+        (
+            "update stripe_line set stopped = true, reason = 'key_refused', since = now()",
+            "line",
+            200,
+        ),
+        ("update alembic_version set version_num = 'older'", "schema", 503),
+        ("drop table alembic_version", "schema", 503),
+        ("drop table replicas", "database", 503),
+    ],
+)
+async def test_a_failing_check_is_named(
+    anonymous: httpx.AsyncClient, built: Services, sql: str, check: str, receiving: int
+) -> None:
+    async with transaction(built.engine) as connection:
+        await connection.execute(text(sql))
+    answer = await anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()["failing"]) == (503, [check])
+    assert (await anonymous.get("/readyz/receive")).status_code == receiving
+    assert (await anonymous.get("/healthz")).status_code == 200
+
+
+async def test_no_database_no_readiness_but_alive(
+    app: FastAPI, built: Services, anonymous: httpx.AsyncClient
+) -> None:
+    away = create_engine(built.engine.url.set(host="127.0.0.1", port=9, query={}), pool_size=3)
+    app.state.services = replace(built, engine=away)
+    answer = await anonymous.get("/readyz/receive")
+    assert (answer.status_code, answer.json()["failing"]) == (503, ["database"])
+    assert (await anonymous.get("/healthz")).json() == {"status": "alive"}
+    await away.dispose()
+
+
+async def test_no_signing_secret(
+    app: FastAPI, built: Services, anonymous: httpx.AsyncClient
+) -> None:
+    app.state.services = replace(built, verifier=None)
+    answer = await anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()["failing"]) == (503, ["signing_secret"])
+    assert (await anonymous.post("/webhooks/openmeter", content=b"{}")).status_code == 503
