@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from app.errors import Fault, InvalidRequest, MeterbridgeError, Unauthorized
 
@@ -142,13 +143,31 @@ async def _meterbridge_error(_: Request, error: Exception) -> Response:
     )
 
 
-async def _http_exception(_: Request, error: Exception) -> Response:
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def _allowed(request: Request) -> str:
+    """All methods of a path; the router names only those of the first route that has it."""
+    routes = request.app.routes
+    return ", ".join(
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    )
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
     status = error.status_code
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         return Response(status_code=status, headers=dict(error.headers or {}))
     detail = error.detail if isinstance(error.detail, str) else None
-    return problem(status, _slug(status), _phrase(status), detail=detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _allowed(request)
+    return problem(status, _slug(status), _phrase(status), detail=detail, headers=headers)
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:

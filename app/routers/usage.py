@@ -21,8 +21,8 @@ router = APIRouter(
 )
 
 MAX_PAGE = 500
-# The largest id the database knows.
-MAX_ID = 2**63 - 1
+# The largest whole number that every JSON parser keeps.
+MAX_ID = 2**53 - 1
 
 
 class ReasonCount(BaseModel):
@@ -289,7 +289,9 @@ async def list_records(
     return RecordPage(data=data, next_after=data[-1].id if len(data) == limit else None)
 
 
-@router.post("/windows/release", summary="Book parked windows anew")
+@router.post(
+    "/windows/release", summary="Book parked windows anew", responses=responses(400, 413)
+)
 async def release_windows(built: Built, release: WindowRelease) -> Released:
     """What still cannot be booked is parked again."""
     count = await built.status.release_windows(
@@ -300,7 +302,9 @@ async def release_windows(built: Built, release: WindowRelease) -> Released:
     return Released(released=count)
 
 
-@router.post("/records/release", summary="Send held records again")
+@router.post(
+    "/records/release", summary="Send held records again", responses=responses(400, 413)
+)
 async def release_records(built: Built, release: RecordRelease) -> Released:
     """A record whose cause is not gone is held again."""
     count = await built.status.release_records(
