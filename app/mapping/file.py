@@ -85,7 +85,7 @@ def _parse_time(value: Any) -> Any:
             return parsed.astimezone(UTC)
         except OverflowError:
             raise ValueError("is out of range") from None
-    return value
+    raise ValueError("must be a time or a date, as text")  # a number could be anything's seconds
 
 
 _Time = Annotated[datetime, BeforeValidator(_parse_time)]
