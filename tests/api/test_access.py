@@ -49,7 +49,9 @@ def test_every_v1_route_is_in_the_table(app: FastAPI) -> None:
 async def test_no_token_no_answer(
     anonymous: httpx.AsyncClient, method: str, path: str, authorization: str | None
 ) -> None:
-    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    headers = httpx.Headers(encoding="latin-1")
+    if authorization is not None:
+        headers["Authorization"] = authorization
     answer = await anonymous.request(method, path, headers=headers, json={})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
