@@ -25,7 +25,7 @@ from app.config import Settings
 from app.db import alembic_config, create_engine, database_url, require_head, transaction
 from app.dispatch.decide import stop_of
 from app.dispatch.dispatcher import Dispatcher
-from app.dispatch.lanes import ClaimedRecord
+from app.dispatch.records import ClaimedRecord
 from app.dispatch.line import stop_line
 from app.dispatch.reasons import HoldReason
 from app.embedded import default_data_dir, embedded_postgres

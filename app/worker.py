@@ -10,6 +10,7 @@ from app.main import announce, settle_garbage_collector
 
 async def run_worker(settings: Settings) -> None:
     """Book and send until SIGTERM or SIGINT; then let what is in flight finish."""
+    # Before anything is built: a signal during the start is a signal, too.
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 
 import uvicorn
 
@@ -17,9 +18,11 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. What is wrong with settings or schema is raised before."""
     # uvicorn handles both signals while it serves, and raises them again when it has ended: by
-    # then it is our turn to let deliveries and calls in flight finish, not to die.
+    # then it is our turn to let deliveries and calls in flight finish, not to die. One that comes
+    # before, while the database starts or migrates, keeps it from serving at all.
+    asked_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: asked_to_stop.set())
     async with database(settings) as url:
         if migrate_first:
             await migrate(url)
@@ -41,6 +44,8 @@ async def serve(
                 timeout_keep_alive=75,
                 h11_max_incomplete_event_size=64 * 1024,
             )
+            if asked_to_stop.is_set():
+                return
             announce(settings, with_worker=with_worker)
             settle_garbage_collector()
             logger.info("listening on http://%s:%d", host, port)

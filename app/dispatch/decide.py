@@ -55,11 +55,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What went before: counted failures, failures in a row under this key, and when."""
+    """What went before: counted failures, when the last one was, and when Stripe took any record.
+
+    `in_a_row`: this record's failures since its last success, counted or not, as far as this
+    process knows. It only slows down: a lone record that is refused for an hour (a clock that is
+    wrong, a lock that stays) is not asked about twice a second.
+    """
 
     failures: int
     failed_at: datetime | None
     last_success: datetime | None
+    in_a_row: int = 0
 
     @property
     def counts(self) -> bool:
@@ -130,7 +136,7 @@ def decide(error: StripeError, history: History, *, jitter: float) -> Decision:
 def _again(error: StripeError, history: History, jitter: float) -> Decision:
     """A known transient answer: when, under which key, and whether it counts."""
     asked = min(error.meta.retry_after or 0, LONGEST_RETRY_AFTER) if error.meta else 0.0
-    delay = max(backoff(history.failures, jitter), asked)
+    delay = max(backoff(max(history.failures, history.in_a_row), jitter), asked)
     kind = error.kind if isinstance(error, StripeAnswered) else None
     if kind is ProblemKind.RATE_LIMITED:
         return Decision(Verdict.RETRY, delay, pause=max(asked, 1.0))

@@ -22,8 +22,9 @@ from app.db import transaction
 from app.dispatch import lanes as store
 from app.dispatch import line as the_line
 from app.dispatch.decide import Verdict
-from app.dispatch.lanes import ClaimedRecord, Lane
+from app.dispatch.lanes import Lane
 from app.dispatch.reasons import HoldReason
+from app.dispatch.records import RECORDS_PER_LANE, ClaimedRecord, claim_records
 from app.dispatch.sending import Outcome, attempt
 from app.dispatch.writing import DATABASE_PAUSE, Finished, OutcomeWriter
 from app.errors import DatabaseUnavailable
@@ -69,7 +70,9 @@ class Dispatcher:
         self._leases: dict[UUID, float] = {}  # token -> until when it is certainly ours
         self._last_success: datetime | None = None
         self._outages = 0  # failures in a row that speak of Stripe and not of a record
+        self._in_a_row: dict[int, int] = {}  # record -> its failures since its last success
         self._line_stopped = False
+        self._waiting: set[asyncio.Task[None]] = set()  # for their turn: nothing is in flight
 
     def wake(self) -> None:
         """Something may be due: look now."""
@@ -81,14 +84,22 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self, *, grace: float) -> None:
-        """Send until stopped; then give what is in flight `grace` seconds."""
+        """Send until stopped; then give what is in flight `grace` seconds.
+
+        Raises what nobody foresaw: a worker that writes nothing down must not look alive.
+        """
         writer = asyncio.create_task(self._writer.run(), name="dispatch-writer")
         renewer = asyncio.create_task(self._renew(), name="dispatch-renewer")
+        for task in (writer, renewer):
+            task.add_done_callback(lambda _: self.wake())
         working: set[asyncio.Task[None]] = set()
         try:
             await self._at_start()
             while not self._stopping:
                 self._wake.clear()
+                for task in (writer, renewer):
+                    if task.done():
+                        task.result()
                 claimed = await self._claim(self._in_flight - len(working))
                 for lane in claimed:
                     task = asyncio.create_task(self._work(lane), name=f"lane {lane.subscription}")
@@ -107,6 +118,10 @@ class Dispatcher:
         grace: float,
     ) -> None:
         """Let what is in flight finish, write it down, and hand the leases back."""
+        for task in set(self._waiting):
+            task.cancel()
+        if writer.done():
+            grace = 0.0
         if working:
             await asyncio.wait(set(working), timeout=grace)
         for task in set(working):
@@ -157,10 +172,13 @@ class Dispatcher:
             return []
         now = self._clock.now()
         until = time.monotonic() + store.LEASE
-        limit, per_lane = min(free, LANES_PER_CLAIM), store.RECORDS_PER_LANE
+        limit, per_lane = min(free, LANES_PER_CLAIM), RECORDS_PER_LANE
         try:
             async with transaction(self._engine) as connection:
-                probe = self._line_stopped = (await the_line.read_line(connection)).stopped
+                probe = (await the_line.read_line(connection)).stopped
+                if self._line_stopped and not probe:
+                    self._outages = 0  # opened by another worker's probe
+                self._line_stopped = probe
                 if probe:
                     if not await the_line.take_probe(connection, now=now):
                         return []
@@ -168,7 +186,7 @@ class Dispatcher:
                 tokens = await store.claim_lanes(
                     connection, now=now, worker=self._worker, limit=limit
                 )
-                records = await store.claim_records(connection, tokens, now=now, per_lane=per_lane)
+                records = await claim_records(connection, tokens, now=now, per_lane=per_lane)
                 by_lane: dict[str, list[ClaimedRecord]] = {name: [] for name in tokens}
                 for record in records:
                     by_lane[record.subscription].append(record)
@@ -194,7 +212,7 @@ class Dispatcher:
             for record in lane.records:
                 if not self._may_send(lane):
                     break
-                await self._bucket.acquire()
+                await self._turn()
                 if not self._may_send(lane):
                     break
                 outcome = self._learn(
@@ -203,6 +221,7 @@ class Dispatcher:
                         record,
                         clock=self._clock,
                         last_success=self._last_success,
+                        in_a_row=self._in_a_row.get(record.id, 0),
                         jitter=self._jitter,
                     )
                 )
@@ -211,11 +230,23 @@ class Dispatcher:
                     break  # it may be wrong for the whole subscription: look again first
         finally:
             self._writer.put(finished)
-        await finished.written.wait()
-        self._leases.pop(lane.token, None)
+        try:
+            await finished.written.wait()
+        finally:
+            self._leases.pop(lane.token, None)
         for outcome in finished.outcomes:
             await self._resolve(outcome)
         self._wake.set()
+
+    async def _turn(self) -> None:
+        """Wait for the pace; a stop does not wait with us (a pause can last ten minutes)."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._waiting.add(task)
+        try:
+            await self._bucket.acquire()
+        finally:
+            self._waiting.discard(task)
 
     def _may_send(self, lane: Lane) -> bool:
         """Whether the lease is certainly still ours, and the line open (or this its probe)."""
@@ -229,7 +260,13 @@ class Dispatcher:
         if decision is None:
             self._last_success = self._clock.now()
             self._outages = 0
+            self._in_a_row.pop(outcome.attempt.record.id, None)
             return outcome
+        record = outcome.attempt.record.id
+        if decision.verdict in (Verdict.RETRY, Verdict.NEW_KEY):
+            self._in_a_row[record] = self._in_a_row.get(record, 0) + 1
+        else:
+            self._in_a_row.pop(record, None)
         if decision.pause:
             self._bucket.pause(decision.pause)
         if decision.verdict is Verdict.STOP_LINE:
@@ -249,6 +286,9 @@ class Dispatcher:
             await self._resolver(outcome.attempt.record, decision.hold)
         except DatabaseUnavailable:
             logger.warning("a record could not be resolved anew; it is sent, and resolved, again")
+        except Exception:
+            # The record is due again in a while, so it is seen again; the others go on.
+            logger.exception("usage record %d not resolved", outcome.attempt.record.id)
 
     async def _renew(self) -> None:
         """Keep the leases of what is being worked on."""
@@ -260,9 +300,11 @@ class Dispatcher:
             until = time.monotonic() + store.LEASE
             try:
                 async with transaction(self._engine) as connection:
-                    await store.renew(connection, tokens)
+                    standing = await store.renew(connection, tokens)
             except DatabaseUnavailable:
                 continue
             for token in tokens:
-                if token in self._leases:
+                if token not in standing:
+                    self._leases.pop(token, None)  # lost: whoever has it now sends for it
+                elif token in self._leases:
                     self._leases[token] = until

@@ -3,23 +3,32 @@
 import hashlib
 
 LONGEST = 200  # Stripe takes 255; room for a suffix
+SUFFIX = "~"
 
 
 def idempotency_key(
-    svix_id: str, subscription_item: str, timestamp: int, revision: int, quantity: int
+    svix_id: str,
+    subscription_item: str,
+    timestamp: int,
+    revision: int,
+    quantity: int,
+    suffix: int = 0,
 ) -> str:
     """The key of a record's revision: the same after any crash, on any replica.
 
     The delivery names the change, item and timestamp the record, the revision the change of a
-    change (A, B and A again are three).
+    change (A, B and A again are three). `suffix` counts the final answers that Stripe has stored
+    for this record: it repeats a stored refusal for 24 h, also when the cause is gone.
     """
-    key = f"mb-{svix_id}-{subscription_item}-{timestamp}-r{revision}-q{quantity}"
-    if len(key) <= LONGEST:
-        return key
-    return "mb-" + hashlib.sha256(key.encode()).hexdigest()
+    parts = (svix_id, subscription_item, str(timestamp), f"r{revision}", f"q{quantity}")
+    key = "mb-" + "-".join(parts)
+    # Read from its end a key has one meaning only, unless the item has dashes (Stripe's have none).
+    if len(key) > LONGEST or "-" in subscription_item:
+        key = "mb-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return next_key(key, suffix) if suffix else key
 
 
 def next_key(key: str, suffix: int) -> str:
-    """The key under which a request goes on where Stripe stored a 500 under `key`."""
-    base, mark, number = key.rpartition("~")
-    return f"{base if mark and number.isdigit() else key}~{suffix}"
+    """The key under which a request goes on where Stripe stored an answer under `key`."""
+    base, mark, number = key.rpartition(SUFFIX)
+    return f"{base if mark and number.isdecimal() else key}{SUFFIX}{suffix}"

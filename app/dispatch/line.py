@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dispatch.reasons import StopReason
 
-# Failures in a row, of different records, that say it is not the records.
+# Failures in a row, with no success of any record between, that say it is not the records.
 OUTAGE_AFTER = 5
 FIRST_PROBE = 1.0
 LONGEST_PROBE = 30.0
@@ -68,12 +68,25 @@ async def return_probe(connection: AsyncConnection, *, now: datetime) -> None:
 
 
 async def stop_line(
-    connection: AsyncConnection, reason: StopReason, detail: str, *, now: datetime
+    connection: AsyncConnection,
+    reason: StopReason,
+    detail: str,
+    *,
+    now: datetime,
+    probed: bool = False,
 ) -> None:
-    """Stop the line, or note that a probe failed. `detail` is for operators, without secrets."""
-    failures: int = (
-        await connection.execute(text("select failures from stripe_line where id = 1 for update"))
-    ).scalar_one()
+    """Stop the line, or note that a probe failed. `detail` is for operators, without secrets.
+
+    Other calls that fail while it stands still (a hundred may have been in flight when Stripe went
+    away) change nothing: each would put off the next probe.
+    """
+    stopped, failures = (
+        await connection.execute(
+            text("select stopped, failures from stripe_line where id = 1 for update")
+        )
+    ).one()
+    if stopped and not probed:
+        return
     await connection.execute(
         text(
             """

@@ -1,5 +1,6 @@
 """One attempt: POST a claimed record, and what its answer changes. Pure but for the POST."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,8 +8,11 @@ from datetime import datetime, timedelta
 from app.clock import Clock
 from app.dispatch.decide import Decision, History, Verdict, decide
 from app.dispatch.keys import next_key
-from app.dispatch.lanes import ClaimedRecord, RecordUpdate, WrittenAttempt
+from app.dispatch.reasons import HoldReason
+from app.dispatch.records import ClaimedRecord, RecordUpdate, WrittenAttempt
 from app.stripe_client import StripeAnswered, StripeClient, StripeError, UsageRecordAnswer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,10 @@ async def attempt(
     *,
     clock: Clock,
     last_success: datetime | None,
+    in_a_row: int,
     jitter: Callable[[], float],
 ) -> Outcome:
-    """POST the record once. Never raises StripeError: that is an outcome."""
+    """POST the record once. Whatever comes of it is an outcome; only a cancellation is raised."""
     started = clock.now()
     try:
         answer = await client.post_usage_record(
@@ -44,9 +49,14 @@ async def attempt(
             idempotency_key=record.key,
         )
     except StripeError as error:
-        history = History(record.failures, record.failed_at, last_success)
+        history = History(record.failures, record.failed_at, last_success, in_a_row)
         decision = decide(error, history, jitter=jitter())
         return _failed(record, error, decision, started, clock.now())
+    except Exception as error:
+        # A defect of ours, or an argument the client refuses. Raised on, the record would be
+        # claimed again at once, for ever; held, it is shown, and the others go on.
+        logger.exception("usage record %d could not be sent", record.id)
+        return _unsendable(record, error, started, clock.now())
     return _succeeded(record, answer, started, clock.now())
 
 
@@ -66,6 +76,22 @@ def _succeeded(
     )
     update = RecordUpdate(record.id, reported=record.quantity, settled=True)
     return Outcome(written, update, None, None)
+
+
+def _unsendable(
+    record: ClaimedRecord, error: Exception, started: datetime, finished: datetime
+) -> Outcome:
+    detail = f"{type(error).__name__}: {error}"[:500]
+    hold = HoldReason.UNFORESEEN_ANSWER
+    # The client raises these two before anything leaves; after any other the POST is in doubt.
+    settled = isinstance(error, ValueError | TypeError)
+    written = WrittenAttempt(
+        record, started, finished, Verdict.HOLD.value, None, None, detail, None, replayed=False
+    )
+    update = RecordUpdate(
+        record.id, settled=settled, held=hold.value, detail=detail, failed_at=finished
+    )
+    return Outcome(written, update, Decision(Verdict.HOLD, hold=hold), None)
 
 
 def _failed(

@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.db import transaction
-from app.dispatch import lanes as store
+from app.dispatch import lanes
 from app.dispatch import line as the_line
+from app.dispatch import records as store
 from app.dispatch.decide import Verdict
 from app.dispatch.lanes import Lane
 from app.dispatch.reasons import StopReason
@@ -70,38 +71,47 @@ class OutcomeWriter:
         outcomes = [outcome for finished in batch for outcome in finished.outcomes]
         async with transaction(self._engine) as connection:
             await self._write_line(connection, batch)
-            ours = await store.lock_leased(connection, [finished.lane for finished in batch])
+            ours = await lanes.lock_leased(connection, [finished.lane for finished in batch])
             if outcomes:
                 await store.write_attempts(
                     connection, [outcome.attempt for outcome in outcomes], worker=self._worker
                 )
+            kept = [finished for finished in batch if finished.lane.token in ours]
             updates = [
                 outcome.update
-                for outcome in outcomes
-                if outcome.update is not None and outcome.attempt.record.subscription in ours
+                for finished in kept
+                for outcome in finished.outcomes
+                if outcome.update is not None
             ]
             if updates:
                 await store.write_updates(connection, updates)
-            await store.release_lanes(connection, ours)
+            await lanes.release_lanes(connection, [finished.lane.subscription for finished in kept])
 
     async def _write_line(self, connection: AsyncConnection, batch: Sequence[Finished]) -> None:
         """Stop the line, or open it again, as the outcomes say."""
         now = self._clock.now()
-        outcomes = [outcome for finished in batch for outcome in finished.outcomes]
-        for outcome in outcomes:
-            decision = outcome.decision
-            if decision is not None and decision.verdict is Verdict.STOP_LINE and decision.stop:
-                await the_line.stop_line(connection, decision.stop, str(outcome.error), now=now)
-                return
-        outage = next((o for o in reversed(outcomes) if o.ends_outage_run), None)
-        if outage is not None:
-            await the_line.stop_line(
-                connection, StopReason.STRIPE_UNAVAILABLE, str(outage.error), now=now
-            )
-            return
         probes = [finished for finished in batch if finished.lane.probe]
-        # Any answer that is neither an outage nor a refusal of the key says that Stripe is there.
-        if any(finished.outcomes for finished in probes) and await the_line.open_line(connection):
-            logger.info("the line to Stripe is open again")
-        elif probes and not outcomes:
+        # What a probe found is newer than the answers to calls that left before the stop.
+        outcomes = [outcome for finished in probes or batch for outcome in finished.outcomes]
+        for outcome in outcomes:
+            stop = _stop_of(outcome)
+            if stop is not None:
+                await the_line.stop_line(
+                    connection, stop, str(outcome.error), now=now, probed=bool(probes)
+                )
+                return
+        if not probes:
+            return
+        if not outcomes:
             await the_line.return_probe(connection, now=now)
+        # Any answer that is neither an outage nor a refusal of the key says that Stripe is there.
+        elif await the_line.open_line(connection):
+            logger.info("the line to Stripe is open again")
+
+
+def _stop_of(outcome: Outcome) -> StopReason | None:
+    """Why the line stops after this outcome, if it does."""
+    decision = outcome.decision
+    if decision is not None and decision.verdict is Verdict.STOP_LINE:
+        return decision.stop
+    return StopReason.STRIPE_UNAVAILABLE if outcome.ends_outage_run else None

@@ -1,0 +1,225 @@
+"""Due records in the database: claim, and write down what Stripe answered. SQL only, in batches.
+
+What a claim writes on each record (key and quantity of the POST that is about to leave) makes the
+POST repeatable: whoever comes next settles it with the same key and quantity before anything newer,
+so a lost answer is asked for again and never doubled. Every call here needs the record's lane.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.dispatch.keys import idempotency_key
+
+RECORDS_PER_LANE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRecord:
+    """A record and the POST that is to be made for it."""
+
+    id: int
+    subscription: str
+    subscription_item: str
+    timestamp: int
+    key: str
+    quantity: int
+    key_suffix: int
+    failures: int
+    failed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAttempt:
+    """One attempt as it goes into the audit trail."""
+
+    record: ClaimedRecord
+    started_at: datetime
+    finished_at: datetime
+    outcome: str
+    problem: str | None
+    http_status: int | None
+    message: str | None
+    request_id: str | None
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecordUpdate:
+    """What an attempt changes on its record.
+
+    `reported`: the quantity that Stripe confirmed. `settled`: no answer is outstanding any more.
+    `key`: the key that the next attempt must use where the POST is still to be settled.
+    """
+
+    id: int
+    reported: int | None = None
+    settled: bool = False
+    held: str | None = None
+    detail: str | None = None
+    retry_at: datetime | None = None
+    counted: bool = False
+    failed_at: datetime | None = None
+    key: str | None = None
+
+
+async def claim_records(
+    connection: AsyncConnection, subscriptions: Collection[str], *, now: datetime, per_lane: int
+) -> list[ClaimedRecord]:
+    """The due records of leased lanes; writes down which POST is about to leave for each."""
+    rows = (
+        await connection.execute(
+            text(
+                """
+                select r.id, r.subscription, r.subscription_item, r.timestamp, r.svix_id,
+                       r.revision, r.wanted_quantity, r.sent_key, r.sent_quantity, r.key_suffix,
+                       r.failures, r.failed_at
+                from unnest(cast(:subscriptions as text[])) as lane (subscription)
+                cross join lateral (
+                    select * from usage_records
+                    where subscription = lane.subscription and state = 'due' and due_at <= :now
+                    order by due_at, id limit :per_lane
+                ) as r
+                order by r.subscription, r.due_at, r.id
+                """
+            ),
+            {"subscriptions": list(subscriptions), "now": now, "per_lane": per_lane},
+        )
+    ).all()
+    claimed = [_claimed(row) for row in rows]
+    if claimed:
+        await connection.execute(
+            text(
+                """
+                update usage_records r set sent_key = t.key, sent_quantity = t.quantity,
+                    sent_at = :now
+                from unnest(cast(:ids as bigint[]), cast(:keys as text[]),
+                            cast(:quantities as numeric[])) as t (id, key, quantity)
+                where r.id = t.id
+                """
+            ),
+            {
+                "now": now,
+                "ids": [record.id for record in claimed],
+                "keys": [record.key for record in claimed],
+                "quantities": [Decimal(record.quantity) for record in claimed],
+            },
+        )
+    return claimed
+
+
+def _claimed(row: Row[Any]) -> ClaimedRecord:
+    unsettled = row.sent_key is not None
+    quantity = int(row.sent_quantity if unsettled else row.wanted_quantity)
+    key = row.sent_key or idempotency_key(
+        row.svix_id,
+        row.subscription_item,
+        row.timestamp,
+        row.revision,
+        quantity,
+        row.key_suffix,
+    )
+    return ClaimedRecord(
+        row.id,
+        row.subscription,
+        row.subscription_item,
+        row.timestamp,
+        key,
+        quantity,
+        row.key_suffix,
+        row.failures,
+        row.failed_at,
+    )
+
+
+async def write_attempts(
+    connection: AsyncConnection, attempts: Sequence[WrittenAttempt], *, worker: str
+) -> None:
+    """Add to the audit trail."""
+    await connection.execute(
+        text(
+            """
+            insert into attempts (usage_record_id, idempotency_key, action, quantity, started_at,
+                                  finished_at, outcome, problem, http_status, message, request_id,
+                                  replayed, worker)
+            select t.record, t.key, 'set', t.quantity, t.started, t.finished, t.outcome, t.problem,
+                   t.status, t.message, t.request, t.replayed, :worker
+            from unnest(cast(:records as bigint[]), cast(:keys as text[]),
+                        cast(:quantities as numeric[]), cast(:started as timestamptz[]),
+                        cast(:finished as timestamptz[]), cast(:outcomes as text[]),
+                        cast(:problems as text[]), cast(:statuses as int[]),
+                        cast(:messages as text[]), cast(:requests as text[]),
+                        cast(:replayed as boolean[]))
+                as t (record, key, quantity, started, finished, outcome, problem, status, message,
+                      request, replayed)
+            """
+        ),
+        {
+            "worker": worker,
+            "records": [a.record.id for a in attempts],
+            "keys": [a.record.key for a in attempts],
+            "quantities": [Decimal(a.record.quantity) for a in attempts],
+            "started": [a.started_at for a in attempts],
+            "finished": [a.finished_at for a in attempts],
+            "outcomes": [a.outcome for a in attempts],
+            "problems": [a.problem for a in attempts],
+            "statuses": [a.http_status for a in attempts],
+            "messages": [a.message for a in attempts],
+            "requests": [a.request_id for a in attempts],
+            "replayed": [a.replayed for a in attempts],
+        },
+    )
+
+
+async def write_updates(connection: AsyncConnection, updates: Sequence[RecordUpdate]) -> None:
+    """Write the outcome of attempts on their records, whose lanes this transaction has locked."""
+    await connection.execute(
+        text(
+            """
+            with t as (
+                select * from unnest(
+                    cast(:ids as bigint[]), cast(:reported as numeric[]),
+                    cast(:settled as boolean[]), cast(:held as text[]), cast(:detail as text[]),
+                    cast(:retry_at as timestamptz[]), cast(:counted as boolean[]),
+                    cast(:failed_at as timestamptz[]), cast(:keys as text[]))
+                as u (id, reported, settled, held, detail, retry_at, counted, failed_at, key))
+            update usage_records r set
+                reported_quantity = coalesce(t.reported, r.reported_quantity),
+                sent_key = case when t.settled then null else coalesce(t.key, r.sent_key) end,
+                sent_quantity = case when t.settled then null else r.sent_quantity end,
+                sent_at = case when t.settled then null else r.sent_at end,
+                -- Stripe may repeat a stored refusal under its key, also when the cause is gone.
+                key_suffix = r.key_suffix
+                    + (t.key is not null or (t.settled and t.reported is null))::int,
+                failures = case when t.reported is not null then 0
+                                else r.failures + t.counted::int end,
+                failed_at = t.failed_at,
+                state = case when t.held is not null then 'held'
+                             when t.reported = r.wanted_quantity then 'reported'
+                             else 'due' end,
+                reason = t.held,
+                detail = t.detail,
+                due_at = case when t.held is not null or t.reported = r.wanted_quantity then null
+                              else greatest(r.due_at, t.retry_at) end,
+                unsent_since = case when t.reported = r.wanted_quantity then null
+                                    else r.unsent_since end
+            from t where r.id = t.id
+            """
+        ),
+        {
+            "ids": [u.id for u in updates],
+            "reported": [None if u.reported is None else Decimal(u.reported) for u in updates],
+            "settled": [u.settled for u in updates],
+            "held": [u.held for u in updates],
+            "detail": [u.detail for u in updates],
+            "retry_at": [u.retry_at for u in updates],
+            "counted": [u.counted for u in updates],
+            "failed_at": [u.failed_at for u in updates],
+            "keys": [u.key for u in updates],
+        },
+    )

@@ -1,0 +1,139 @@
+"""A ledger in which a test says what must stand at Stripe, written as booking writes it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from itertools import count
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db import transaction
+from app.ledger import records as store
+from app.ledger.placing import Placed, rewrite
+from app.ledger.records import RecordKey
+from app.ledger.windows import PendingWindow
+from app.mapping.models import Rounding
+from app.mapping.resolve import Target, WindowFacts
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+AT = int((NOW - timedelta(hours=2)).timestamp())
+PERIOD = (NOW - timedelta(days=10), NOW + timedelta(days=20))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A usage record as it stands in the database."""
+
+    id: int
+    wanted: int
+    reported: int
+    state: str
+    reason: str | None
+    detail: str | None
+    due_at: datetime | None
+    unsent_since: datetime | None
+    failures: int
+    failed_at: datetime | None
+    sent_key: str | None
+    sent_quantity: int | None
+    key_suffix: int
+
+
+class SeededLedger:
+    """Changes and reads usage records. Item `si_N` belongs to subscription `sub_N`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._ids = count(1)
+
+    async def want(
+        self,
+        number: int,
+        quantity: int,
+        *,
+        at: int = AT,
+        now: datetime = NOW,
+        svix_id: str | None = None,
+    ) -> None:
+        """Book a quantity for `si_N` at a second, due at once."""
+        subscription, item = f"sub_{number}", f"si_{number}"
+        svix_id = svix_id or f"msg_{next(self._ids)}"
+        key = RecordKey(item, at)
+        target = Target(subscription, item, *PERIOD, at, Fraction(1), Rounding.HALF_UP)
+        async with transaction(self._engine) as connection:
+            [period_id] = (await store.open_periods(connection, [target])).values()
+            locked = await store.lock_periods(connection, [period_id])
+            await store.lock_lanes(connection, [subscription], due_at=now)
+            await store.add_records(connection, [(key, subscription, period_id, svix_id)])
+            [record] = await store.lock_records(connection, [key])
+            window = PendingWindow(
+                record.id,
+                WindowFacts("ai_prompt_tokens", "customer-1", "SUM", now),
+                Decimal(quantity),
+                svix_id,
+                now,
+                record.id,
+                Fraction(record.wanted),
+            )
+            placed = Placed(window, key, period_id, Fraction(1), Rounding.HALF_UP)
+            result = rewrite(locked[period_id], [record], [placed], now=now, linger=timedelta(0))
+            await store.write_periods(connection, [result.period])
+            await store.write_records(connection, result.records)
+
+    async def record(self, number: int, *, at: int = AT) -> Written:
+        """The record of `si_N` at a second."""
+        rows = await self.rows(
+            """
+            select id, wanted_quantity::bigint as wanted, reported_quantity::bigint as reported,
+                   state, reason, detail, due_at, unsent_since, failures, failed_at, sent_key,
+                   sent_quantity::bigint as sent_quantity, key_suffix
+            from usage_records where subscription_item = :item and timestamp = :at
+            """,
+            item=f"si_{number}",
+            at=at,
+        )
+        return Written(**rows[0])
+
+    async def attempts(self, number: int | None = None) -> list[dict[str, Any]]:
+        """The audit trail, of `si_N` or of all, in order."""
+        return await self.rows(
+            """
+            select a.idempotency_key as key, a.quantity::bigint as quantity, a.outcome, a.problem,
+                   a.http_status, a.request_id, a.replayed, a.worker, r.subscription_item as item
+            from attempts a join usage_records r on r.id = a.usage_record_id
+            where cast(:item as text) is null or r.subscription_item = :item order by a.id
+            """,
+            item=None if number is None else f"si_{number}",
+        )
+
+    async def line(self) -> dict[str, Any]:
+        """The line's row."""
+        [row] = await self.rows("select * from stripe_line")
+        return row
+
+    async def backlog(self) -> int:
+        """How many records are due, now or later."""
+        [row] = await self.rows("select count(*) as n from usage_records where state = 'due'")
+        count: int = row["n"]
+        return count
+
+    async def expire_leases(self) -> None:
+        """As if their holders had been dead for a while."""
+        await self.run(
+            "update subscription_lanes set leased_until = clock_timestamp() - interval '1 s' "
+            "where leased_until is not null"
+        )
+
+    async def run(self, sql: str, **parameters: object) -> None:
+        """Run a statement and commit it."""
+        async with transaction(self._engine) as connection:
+            await connection.execute(text(sql), parameters)
+
+    async def rows(self, sql: str, **parameters: object) -> list[dict[str, Any]]:
+        """The rows of a query."""
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(text(sql), parameters)
+            return [dict(row) for row in found.mappings()]
