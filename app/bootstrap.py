@@ -25,9 +25,9 @@ from app.config import Settings
 from app.db import alembic_config, create_engine, database_url, require_head, transaction
 from app.dispatch.decide import stop_of
 from app.dispatch.dispatcher import Dispatcher
-from app.dispatch.records import ClaimedRecord
 from app.dispatch.line import stop_line
 from app.dispatch.reasons import HoldReason
+from app.dispatch.records import ClaimedRecord
 from app.embedded import default_data_dir, embedded_postgres
 from app.errors import DatabaseUnavailable, SettingsError
 from app.inbox.writer import Inbox
@@ -45,6 +45,8 @@ from app.openmeter.signature import WebhookVerifier
 from app.stripe_client import StripeClient, StripeError, Timeouts
 
 logger = logging.getLogger(__name__)
+
+LOOKUP_CONNECTIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,9 @@ async def services(
         clock = clock or SystemClock()
         engine = create_engine(url, pool_size=settings.database_pool_size)
         stack.push_async_callback(engine.dispose)
+        # Apart from the pool: see `Snapshots`.
+        lookups = create_engine(url, pool_size=LOOKUP_CONNECTIONS)
+        stack.push_async_callback(lookups.dispose)
         client = open_client(settings) if with_worker else None
         if client is not None:
             stack.push_async_callback(client.aclose)
@@ -124,11 +129,13 @@ async def services(
         replica = f"{socket.gethostname()}:{os.getpid()}"
         repository = MappingRepository(engine)
         cached = CachedMappings(
-            repository, ttl=settings.mapping_cache_ttl, size=settings.mapping_cache_size
+            MappingRepository(lookups),
+            ttl=settings.mapping_cache_ttl,
+            size=settings.mapping_cache_size,
         )
         workshop = None
         if client is not None:
-            workshop = _workshop(settings, engine, clock, cached, client, replica)
+            workshop = _workshop(settings, engine, lookups, clock, cached, client, replica)
         secrets = [secret.get_secret_value() for secret in settings.openmeter_webhook_secrets]
         yield Services(
             settings=settings,
@@ -153,6 +160,7 @@ def _nothing() -> None:
 def _workshop(
     settings: Settings,
     engine: AsyncEngine,
+    lookups: AsyncEngine,
     clock: Clock,
     cached: CachedMappings,
     client: StripeClient,
@@ -161,6 +169,7 @@ def _workshop(
     snapshots = Snapshots(
         engine,
         partial(read_from_stripe, client, clock=clock),
+        lookups=lookups,
         size=settings.mapping_cache_size,
     )
     booker = Booker(

@@ -70,16 +70,22 @@ async def read_from_stripe(client: StripeClient, name: str, clock: Clock) -> Sub
 
 
 class Snapshots:
-    """The cached repository of snapshots."""
+    """The cached repository of snapshots.
+
+    `lookups` has connections of its own: booking looks up in the middle of its transaction, and
+    must not wait for one that is held by somebody who waits for booking.
+    """
 
     def __init__(
         self,
         engine: AsyncEngine,
         read: Callable[[str], Awaitable[SubscriptionSnapshot]],
         *,
+        lookups: AsyncEngine,
         size: int,
     ) -> None:
         self._engine = engine
+        self._lookups = lookups
         self._memory: Cache[str, SubscriptionSnapshot] = Cache(
             self._load, ttl=MEMORY_TTL, negative_ttl=NEGATIVE_TTL, size=size
         )
@@ -115,7 +121,7 @@ class Snapshots:
         return found
 
     async def _load(self, names: Sequence[str]) -> Mapping[str, SubscriptionSnapshot]:
-        async with transaction(self._engine) as connection:
+        async with transaction(self._lookups) as connection:
             rows = await connection.execute(
                 select(subscription_snapshots).where(
                     among(subscription_snapshots.c.subscription, names)
