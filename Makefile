@@ -43,6 +43,7 @@ bench: $(STAMP) ## Measure (ratios within one run); see bench/README.md
 lock: $(STAMP) ## Renew the hash-checked lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra embedded --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --constraint requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+	printf 'hatchling>=1.27\n' | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --constraint requirements/dev.txt - -o requirements/build.txt
 
 clean: ## Remove what the other verbs made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,13 +16,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+import asyncpg
 from alembic import command
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock, SystemClock
 from app.config import Settings
-from app.db import alembic_config, create_engine, database_url, require_head, transaction
+from app.db import (
+    alembic_config,
+    create_engine,
+    database_url,
+    is_unavailable,
+    require_head,
+    transaction,
+)
 from app.dispatch.decide import stop_of
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.line import stop_line
@@ -91,9 +100,19 @@ async def database(settings: Settings) -> AsyncIterator[URL]:
 
 
 async def migrate(url: URL) -> None:
-    """Bring the schema to head. Replicas that start together wait for each other."""
-    # In a thread: the migration environment runs an event loop of its own.
-    await asyncio.to_thread(command.upgrade, alembic_config(url), "head")
+    """Bring the schema to head. Replicas that start together wait for each other.
+
+    Raises DatabaseUnavailable.
+    """
+    try:
+        # In a thread: the migration environment runs an event loop of its own.
+        await asyncio.to_thread(command.upgrade, alembic_config(url), "head")
+    except (OSError, SQLAlchemyError, asyncpg.PostgresError) as error:
+        if is_unavailable(error):
+            raise DatabaseUnavailable(
+                "The database does not answer, or a table stays locked; nothing was migrated"
+            ) from error
+        raise
 
 
 def open_client(settings: Settings) -> StripeClient:

@@ -57,7 +57,9 @@ def main() -> None:
 
 
 def _fail(error: MeterbridgeError) -> NoReturn:
-    print(f"meterbridge: {error.detail}", file=sys.stderr)  # noqa: T201 - the command's own voice
+    cause = getattr(error.__cause__, "orig", error.__cause__)
+    said = f" ({str(cause).splitlines()[0]})" if cause and str(cause) else ""
+    print(f"meterbridge: {error.detail}{said}", file=sys.stderr)  # noqa: T201 - the command speaks
     for fault in error.faults:
         print(f"  {fault.path}: {fault.message}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2) from None

@@ -61,8 +61,9 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
     )
 
 
-# Everything that says "the database did not do it" and not "the statement is wrong".
-_UNAVAILABLE_SQLSTATES = ("08", "53", "57", "58")
+# Everything that says "the database did not do it" and not "the statement is wrong": connection,
+# resources, intervention, system; and a login or database that is refused.
+_UNAVAILABLE_SQLSTATES = ("08", "28", "3D", "53", "57", "58")
 CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,

@@ -77,7 +77,9 @@ class BookingLoop:
                     await self._pause(DATABASE_PAUSE)
                     continue
                 if done.parked:
-                    logger.info("parked %s", dict(done.parked))
+                    logger.info(
+                        "parked: %s", ", ".join(f"{n} {why}" for why, n in done.parked.items())
+                    )
                 for subscription in done.subscriptions:
                     self._read(subscription)
                 if done.idle:

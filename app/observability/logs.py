@@ -28,6 +28,12 @@ class HideSecrets:
         return event
 
 
+def _drop_colours(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """uvicorn sends every message twice, the second with escape codes."""
+    event.pop("color_message", None)
+    return event
+
+
 def configure_logs(
     *,
     level: str,
@@ -44,6 +50,7 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
+        _drop_colours,
         HideSecrets(secrets),
     ]
     structlog.configure(

@@ -80,7 +80,7 @@ _SIGNATURE_SCHEME = APIKeyHeader(
     auto_error=False,
 )
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["Webhooks"])
 
 
 @router.post(
