@@ -1,0 +1,133 @@
+"""A plan change at Stripe between booking and sending: the item of a booked record is gone."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.engine import URL
+
+from app.bootstrap import Services, receiving, services, working
+from app.commands.outgoing import OutgoingWindow, message_id, report_body
+from app.config import Settings
+from app.inbox.delivery import Delivery
+from app.mapping.file import from_yaml, to_mappings
+from tests.dispatch.ledger import SeededLedger
+from tests.dispatch.stripe_side import KEY, PRICE, StripeSide
+from tests.dispatch.workers import until
+
+HOUR = timedelta(hours=1)
+START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 9 * HOUR
+AT = int((START + HOUR).timestamp()) - 1
+MAPPINGS = f"""
+meters: [{{meter: tokens, price: {PRICE}}}]
+subjects: [{{subject: customer-1, subscription: sub_1}}]
+"""
+
+
+@asynccontextmanager
+async def bridge(url: URL, stripe: StripeSide) -> AsyncIterator[Services]:
+    """The whole of steps 1 to 3 in this process, without HTTP in front."""
+    settings = Settings(
+        _env_file=None,
+        stripe_api_key=SecretStr(KEY),
+        stripe_api_base=stripe.url,
+        stripe_rate_limit=1000,
+        dispatch_linger=0,
+    )
+    async with services(settings, url) as built, receiving(built), working(built):
+        now = datetime.now(UTC)
+        await built.mappings.replace(to_mappings(from_yaml(MAPPINGS)), now=now)
+        yield built
+
+
+async def deliver(built: Services, value: int, *, hour: int = 0) -> None:
+    """Accept a report of one window of customer-1."""
+    begin = START + hour * HOUR
+    body = report_body(
+        meter="tokens",
+        subject="customer-1",
+        windows=[OutgoingWindow(Decimal(value), begin, begin + HOUR)],
+    )
+    now = datetime.now(UTC)
+    await built.inbox.accept(
+        Delivery.of(message_id(), body, message_at=now, received_at=now, faults=None)
+    )
+
+
+async def drained(built: Services) -> bool:
+    return (await built.status.backlog()).drained
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["404", "no longer active"])
+async def test_usage_moves_to_the_item_that_took_its_place(
+    fresh_url: URL, stripe: StripeSide, ledger: SeededLedger, gone: bool
+) -> None:
+    async with bridge(fresh_url, stripe) as built:
+        await deliver(built, 5)
+        await until(lambda: drained(built), "the first window is billed")
+        stripe.control("POST", "/subscription_items/si_1/replace", {"id": "si_1b", "gone": gone})
+        await deliver(built, 7, hour=1)
+        await deliver(built, 11, hour=2)
+        await until(lambda: drained(built), "the others are billed on the new item")
+        summary = await built.status.summary()
+    assert stripe.standing() == {"si_1": {AT: 5}, "si_1b": {AT + 3600: 7, AT + 7200: 11}}
+    assert (summary.parked, summary.held) == ({}, {})
+    outcomes = [attempt["outcome"] for attempt in await ledger.attempts(1)]
+    assert outcomes[0] == "succeeded"
+    assert "resolved" in outcomes
+
+
+async def test_a_correction_of_what_stands_on_the_old_item_is_held_and_shown(
+    fresh_url: URL, stripe: StripeSide
+) -> None:
+    """Moving it would bill the first 5 twice: once where they stand, once on the new item."""
+    async with bridge(fresh_url, stripe) as built:
+        await deliver(built, 5)
+        await until(lambda: drained(built), "the first window is billed")
+        stripe.control("POST", "/subscription_items/si_1/replace", {"id": "si_1b"})
+        await deliver(built, 7)
+        await until(lambda: drained(built), "what can be sent is")
+        summary = await built.status.summary()
+    assert stripe.standing() == {"si_1": {AT: 5}}
+    assert summary.held == {"item_gone": 1}
+
+
+async def test_without_a_new_item_the_usage_is_parked_and_released_by_the_next_one(
+    fresh_url: URL, stripe: StripeSide
+) -> None:
+    async with bridge(fresh_url, stripe) as built:
+        await deliver(built, 5)
+        await until(lambda: drained(built), "the first window is billed")
+        stripe.control("POST", "/subscription_items/si_1/end")
+        await deliver(built, 7, hour=1)
+        await until(lambda: drained(built), "what can be sent is")
+        assert (await built.status.summary()).parked == {"item_not_found": 1}
+        stripe.control("POST", "/subscriptions/sub_1/items", {"id": "si_1b", "price": PRICE})
+        workshop = built.workshop
+        assert workshop is not None
+        await workshop.snapshots.refresh("sub_1")
+        await until(lambda: drained(built), "it is billed on the new item")
+        assert (await built.status.summary()).parked == {}
+    assert stripe.standing() == {"si_1": {AT: 5}, "si_1b": {AT + 3600: 7}}
+
+
+async def test_an_item_that_is_still_there_is_held_not_sent_round_in_circles(
+    fresh_url: URL, stripe: StripeSide
+) -> None:
+    """Stripe says 404 once while the subscription still shows the item: somebody must look."""
+    async with bridge(fresh_url, stripe) as built:
+        stripe.inject(
+            "status",
+            status=404,
+            error={"type": "invalid_request_error", "code": "resource_missing"},
+        )
+        await deliver(built, 5)
+        await until(lambda: drained(built), "it is held")
+        assert (await built.status.summary()).held == {"item_gone": 1}
+        now = built.clock.now()
+        await built.status.release_records(reason="item_gone", ids=[], now=now)
+        await until(lambda: drained(built), "it is sent")
+    assert stripe.standing() == {"si_1": {AT: 5}}
