@@ -115,13 +115,18 @@ async def migrate(url: URL) -> None:
         raise
 
 
-def open_client(settings: Settings) -> StripeClient:
-    """A Stripe client as the settings say. Raises SettingsError where there is no key."""
+def stripe_key(settings: Settings) -> str:
+    """The key that booking and sending need. Raises SettingsError where there is none."""
     if settings.stripe_api_key is None:
         raise SettingsError("STRIPE_API_KEY: is missing; set it, or receive only, with --no-worker")
+    return settings.stripe_api_key.get_secret_value()
+
+
+def open_client(settings: Settings) -> StripeClient:
+    """A Stripe client as the settings say. Raises SettingsError where there is no key."""
     total = settings.stripe_timeout
     return StripeClient(
-        api_key=settings.stripe_api_key.get_secret_value(),
+        api_key=stripe_key(settings),
         base_url=settings.stripe_api_base,
         account=settings.stripe_account,
         timeouts=Timeouts(connect=min(5.0, total), read=total, pool=min(10.0, total), total=total),

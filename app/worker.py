@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from app.bootstrap import database, services, working
+from app.bootstrap import database, services, stripe_key, working
 from app.config import Settings
 from app.main import announce, settle_garbage_collector
 
@@ -15,6 +15,7 @@ async def run_worker(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    stripe_key(settings)  # before a database is started only to be stopped again
     async with (
         database(settings) as url,
         services(settings, url) as built,

@@ -6,7 +6,7 @@ import threading
 
 import uvicorn
 
-from app.bootstrap import database, migrate, receiving, services, working
+from app.bootstrap import database, migrate, receiving, services, stripe_key, working
 from app.config import Settings
 from app.main import announce, create_app, settle_garbage_collector
 
@@ -23,6 +23,8 @@ async def serve(
     asked_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
+    if with_worker:
+        stripe_key(settings)  # before a database is started only to be stopped again
     async with database(settings) as url:
         if migrate_first:
             await migrate(url)
