@@ -323,3 +323,18 @@ def demo(
     from app.commands.demo import run as run_demo
 
     raise typer.Exit(run_demo(once=once, console=console))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object in place of lines.")
+    ] = False,
+) -> None:
+    """Say what is wrong with settings, database, Stripe key and mappings, and what to do."""
+    from functools import partial
+
+    from app.commands.doctor import run as run_doctor
+
+    load = partial(_start, log_format="text")
+    raise typer.Exit(_run(lambda: run_doctor(load, json_wanted=as_json, console=console)))

@@ -42,15 +42,20 @@ def run(*, once: bool, console: Console) -> int:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="meterbridge-demo-", ignore_cleanup_errors=True)
         )
+        stage = Stage(Path(folder), stack)
         try:
-            return _Demo(Stage(Path(folder), stack), console).run(once=once)
+            return _Demo(stage, console).run(once=once)
         except KeyboardInterrupt:
             console.print("Stopped.")
             return INTERRUPTED
         except ChildFailed as failure:
             _print_child(console, failure)
         except (DemoFailed, NoAnswer, Refused) as failure:
-            console.print(f"[bold red]The demo failed[/bold red]: {escape(str(failure))}")
+            ended = stage.ended()
+            if ended is not None:  # the cause of what was seen here
+                _print_child(console, ended)
+            else:
+                console.print(f"[bold red]The demo failed[/bold red]: {escape(str(failure))}")
         finally:
             _ignore_signals()  # what is being stopped is stopped to the end
     return FAILED
@@ -76,8 +81,8 @@ def _print_child(console: Console, failure: ChildFailed) -> None:
     console.print(f"[bold red]The demo failed[/bold red]: {escape(str(failure))}. It said last:")
     console.print(failure.child.tail(), markup=False, highlight=False, soft_wrap=True)
     console.print(
-        "If that names a setting or a folder, mend it and run the demo again. Otherwise run the "
-        "command by itself, with LOG_LEVEL=debug, and report what it says."
+        "If that names a folder, choose another place with TMPDIR and run the demo again. "
+        "Otherwise run that command by itself with LOG_LEVEL=debug, and report what it says."
     )
 
 

@@ -101,6 +101,13 @@ class Child:
         """The end of what it has said."""
         return "\n".join(self.output().splitlines()[-lines:])
 
+    def ended_within(self, seconds: float) -> int | None:
+        """Its exit code; None where it still runs after so long."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
     def require_running(self) -> None:
         """Raises ChildFailed where it has ended."""
         code = self.process.poll()
@@ -119,10 +126,9 @@ class Child:
 
     def finish(self, *, seconds: float) -> str:
         """Wait until it has done its work; returns what it said. Raises ChildFailed."""
-        try:
-            code = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise ChildFailed(f"`{self.command}` took longer than {seconds:g} s", self) from None
+        code = self.ended_within(seconds)
+        if code is None:
+            raise ChildFailed(f"`{self.command}` took longer than {seconds:g} s", self)
         if code != 0:
             raise ChildFailed(f"`{self.command}` ended with exit code {code}", self)
         return self.output()
@@ -131,9 +137,7 @@ class Child:
         """Ask it to end, and wait; one that does not is killed."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
+        if self.ended_within(_STOP_TIMEOUT) is None:
             self.process.kill()
             self.process.wait()
 

@@ -61,6 +61,7 @@ class Stage:
         self.secrets = Secrets()
         self._folder = folder
         self._stack = stack
+        self._servers: list[Child] = []
         self._settings = {
             "METERBRIDGE_DATA_DIR": str(folder / "data"),
             "OPENMETER_WEBHOOK_SECRETS": self.secrets.webhook,
@@ -84,6 +85,7 @@ class Stage:
 
         url = child.until(listening, seconds=START_TIMEOUT, what="starting")
         self._settings["STRIPE_API_BASE"] = url
+        self._servers.append(child)
         return Started(LocalApi(url), child)
 
     def start_service(self) -> Started:
@@ -111,12 +113,21 @@ class Stage:
             return True
 
         child.until(answers, seconds=START_TIMEOUT, what="starting")
+        self._servers.append(child)
         return Started(api, child)
 
     def apply_mappings(self) -> str:
         """Run `meterbridge mappings apply`; returns its last line. Raises ChildFailed."""
         child = self._child("mappings", "apply", str(mapping_file()))
         return child.finish(seconds=START_TIMEOUT).strip().splitlines()[-1]
+
+    def ended(self) -> ChildFailed | None:
+        """The server that has ended, if one has: its last words come a moment after its silence."""
+        for child in self._servers:
+            code = child.ended_within(1.0)
+            if code is not None:
+                return ChildFailed(f"`{child.command}` ended with exit code {code}", child)
+        return None
 
     def _child(self, *arguments: str) -> Child:
         environment = children_environment(self._settings)

@@ -1,0 +1,106 @@
+"""`meterbridge doctor`: what is wrong with a configuration, and what to do about it."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from rich.console import Console
+
+from app.bootstrap import open_client
+from app.clock import SystemClock
+from app.commands.doctor_findings import (
+    Finding,
+    Level,
+    Tell,
+    as_json,
+    print_finding,
+    print_outcome,
+)
+from app.commands.doctor_ledger import Ledger
+from app.commands.doctor_stripe import StripeExamination, key_finding
+from app.config import Settings
+from app.errors import SettingsError
+
+
+async def run(load: Callable[[], Settings], *, json_wanted: bool, console: Console) -> int:
+    """Examine and tell. Returns the exit code: 0 where no check found a problem."""
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        if not json_wanted:
+            print_finding(console, finding)
+
+    reads = await examine(load, tell)
+    if json_wanted:
+        text = as_json(findings, reads)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print_outcome(console, findings, reads)
+    return int(any(finding.level is Level.PROBLEM for finding in findings))
+
+
+async def examine(load: Callable[[], Settings], tell: Tell) -> int:
+    """Every check, told as soon as it is done. Returns how many reads were made at Stripe."""
+    try:
+        settings = load()
+    except SettingsError as error:
+        tell(
+            Finding(
+                "settings",
+                Level.PROBLEM,
+                error.detail,
+                "Mend it in the environment or in .env; `meterbridge serve --help` lists them all.",
+            )
+        )
+        return 0
+    # What goes wrong is told as a finding: the program's own log would only stand between them.
+    logging.getLogger("app").setLevel(logging.CRITICAL)
+    for finding in settings_findings(settings):
+        tell(finding)
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        ledger = Ledger(settings, stack, tell)
+        engine = await ledger.reach(clock.now())
+        mappings = None
+        if engine is not None:
+            await ledger.waiting(engine)
+            mappings = await ledger.mappings(engine)
+        if settings.stripe_api_key is None:
+            return 0
+        client = await stack.enter_async_context(open_client(settings))
+        stripe = StripeExamination(client, clock, tell)
+        if await stripe.access(settings.stripe_account) and mappings is not None:
+            await stripe.subscriptions(mappings)
+        return stripe.reads
+
+
+def settings_findings(settings: Settings) -> list[Finding]:
+    """What the settings say by themselves."""
+    found = [Finding("settings", Level.OK, "complete and well-formed")]
+    secrets = len(settings.openmeter_webhook_secrets)
+    if secrets:
+        found.append(Finding("webhook_secrets", Level.OK, f"{secrets}, decodable"))
+    else:
+        found.append(
+            Finding(
+                "webhook_secrets",
+                Level.PROBLEM,
+                "OPENMETER_WEBHOOK_SECRETS is not set: every webhook is answered 503",
+                "Set it to the signing secret of the endpoint, whsec_….",
+            )
+        )
+    tokens = len(settings.admin_tokens)
+    if tokens:
+        found.append(Finding("admin_tokens", Level.OK, f"{tokens}"))
+    else:
+        found.append(
+            Finding(
+                "admin_tokens",
+                Level.WARNING,
+                "ADMIN_TOKENS is not set: /v1 (summary, mappings, releases) answers 503",
+                "Set it to a random text of 16 characters or more.",
+            )
+        )
+    found.append(key_finding(settings))
+    return found
