@@ -31,7 +31,13 @@ async def run(load: Callable[[], Settings], *, json_wanted: bool, console: Conso
         if not json_wanted:
             print_finding(console, finding)
 
-    reads = await examine(load, tell)
+    def load_quietly() -> Settings:
+        settings = load()
+        # What goes wrong is a finding: the program's own log would only stand between them.
+        logging.getLogger("app").setLevel(logging.CRITICAL)
+        return settings
+
+    reads = await examine(load_quietly, tell)
     if json_wanted:
         text = as_json(findings, reads)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -54,8 +60,6 @@ async def examine(load: Callable[[], Settings], tell: Tell) -> int:
             )
         )
         return 0
-    # What goes wrong is told as a finding: the program's own log would only stand between them.
-    logging.getLogger("app").setLevel(logging.CRITICAL)
     for finding in settings_findings(settings):
         tell(finding)
     clock = SystemClock()

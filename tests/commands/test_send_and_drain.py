@@ -1,0 +1,54 @@
+"""`send` and `drain` against the real service; it receives, and books nothing."""
+
+import base64
+
+from app.commands.demo_children import free_port
+from tests.commands.program import Program
+
+USAGE = ("--subject", "customer-1", "--meter", "api_calls", "--value", "7")
+OTHER_SECRET = "whsec_" + base64.b64encode(b"x" * 24).decode()
+
+
+def test_send_then_drain(program: Program) -> None:
+    fresh = program.run("drain", "--timeout", "0")
+    assert fresh.returncode == 0
+    assert "nothing is left" in fresh.stdout
+
+    with program.serving("--no-worker") as url:
+        address = ("--url", f"{url}/webhooks/openmeter")
+        window = ("--from", "2026-03-01T00:00:00", "--to", "2026-03-01T01:00:00")
+        for answer in ("202", "200"):
+            said = program.run("send", *USAGE, *address, *window, "--message-id", "msg_one")
+            assert (said.returncode, said.stderr) == (0, "")
+            assert answer in said.stdout
+            assert "2026-03-01 00:00 to 2026-03-01 01:00" in said.stdout
+
+        wrong = program.run("send", *USAGE, *address, "--secret", OTHER_SECRET)
+        assert wrong.returncode == 1
+        assert "401" in wrong.stdout
+
+    left = program.run("drain", "--timeout", "0")
+    assert left.returncode == 1
+    assert "1 deliveries to book" in left.stdout
+    assert "worker" in left.stdout
+
+
+def test_nobody_listens(program: Program) -> None:
+    url = f"http://127.0.0.1:{free_port()}/webhooks/openmeter"
+    done = program.run("send", *USAGE, "--url", url)
+    assert done.returncode == 1
+    assert "Nobody answers at" in done.stdout
+    assert url in done.stdout.replace("\n", "")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_sent_is_refused_before(program: Program) -> None:
+    for arguments, settings, word in (
+        (("--subject", "a", "--meter", "b", "--value", "many"), {}, "--value"),
+        ((*USAGE, "--group", "model"), {}, "--group"),
+        (USAGE, {"OPENMETER_WEBHOOK_SECRETS": ""}, "OPENMETER_WEBHOOK_SECRETS"),
+    ):
+        done = program.run("send", *arguments, **settings)
+        assert done.returncode == 2
+        assert word in done.stderr
+        assert "Traceback" not in done.stderr
