@@ -104,7 +104,9 @@ async def list_mappings(built: Built) -> MappingsView:
     )
 
 
-@router.put("", summary="Apply mappings", responses=responses(400, 413, InvalidRequest, InvalidMapping))
+@router.put(
+    "", summary="Apply mappings", responses=responses(400, 413, InvalidRequest, InvalidMapping)
+)
 async def apply_mappings(
     built: Built,
     file: MappingFile,

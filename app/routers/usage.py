@@ -289,9 +289,7 @@ async def list_records(
     return RecordPage(data=data, next_after=data[-1].id if len(data) == limit else None)
 
 
-@router.post(
-    "/windows/release", summary="Book parked windows anew", responses=responses(400, 413)
-)
+@router.post("/windows/release", summary="Book parked windows anew", responses=responses(400, 413))
 async def release_windows(built: Built, release: WindowRelease) -> Released:
     """What still cannot be booked is parked again."""
     count = await built.status.release_windows(
@@ -302,9 +300,7 @@ async def release_windows(built: Built, release: WindowRelease) -> Released:
     return Released(released=count)
 
 
-@router.post(
-    "/records/release", summary="Send held records again", responses=responses(400, 413)
-)
+@router.post("/records/release", summary="Send held records again", responses=responses(400, 413))
 async def release_records(built: Built, release: RecordRelease) -> Released:
     """A record whose cause is not gone is held again."""
     count = await built.status.release_records(
