@@ -1,13 +1,18 @@
 """A wrong or missing setting stops a command with one line that names it, and no secret."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from tests.commands.program import Program
+from app.cli import main
+from app.config import Settings
+from tests.commands.program import SECRET, TOKEN, Program
 
 PASSWORD = "pa55word-of-nobody"
 
-CASES = [
-    ("no Stripe key", ("serve",), {"STRIPE_API_KEY": ""}, ["STRIPE_API_KEY", "--no-worker"]),
+# Found before anything is started.
+SETTINGS = [
     (
         "a key that is none",
         ("worker",),
@@ -23,21 +28,15 @@ CASES = [
     (
         "a signing secret that is not base64",
         ("serve",),
-        {"OPENMETER_WEBHOOK_SECRETS": f"whsec_{PASSWORD}!"},
-        ["OPENMETER_WEBHOOK_SECRETS", "base64"],
+        {"OPENMETER_WEBHOOK_SECRETS": f"{SECRET},whsec_{PASSWORD}!"},
+        ["OPENMETER_WEBHOOK_SECRETS", "secret 2", "base64"],
     ),
-    ("a short admin token", ("serve",), {"ADMIN_TOKENS": "short"}, ["ADMIN_TOKENS", "16"]),
+    ("a short admin token", ("serve",), {"ADMIN_TOKENS": f"{TOKEN},short"}, ["token 2", "16"]),
     (
-        "another database",
+        "another kind of database",
         ("drain",),
         {"DATABASE_URL": f"mysql://me:{PASSWORD}@localhost/x"},
         ["DATABASE_URL", "postgresql://"],
-    ),
-    (
-        "nobody at the database's address",
-        ("mappings", "list"),
-        {"DATABASE_URL": f"postgresql://me:{PASSWORD}@127.0.0.1:1/x"},
-        ["database", "not available"],
     ),
     (
         "a live key over http",
@@ -45,20 +44,61 @@ CASES = [
         {"STRIPE_API_KEY": f"sk_live_{PASSWORD}", "STRIPE_API_BASE": "http://stripe.example"},
         ["STRIPE_API_BASE", "https"],
     ),
+    ("a level that is none", ("migrate",), {"LOG_LEVEL": PASSWORD}, ["LOG_LEVEL", "'info'"]),
+    ("a number that is none", ("serve",), {"STRIPE_RATE_LIMIT": PASSWORD}, ["STRIPE_RATE_LIMIT"]),
+]
+# Found by the program at work.
+AT_WORK = [
+    ("no Stripe key", ("serve",), {"STRIPE_API_KEY": ""}, ["STRIPE_API_KEY", "--no-worker"]),
+    (
+        "nobody at the database's address",
+        ("mappings", "list"),
+        {"DATABASE_URL": f"postgresql://me:{PASSWORD}@127.0.0.1:1/x"},
+        ["database", "not available"],
+    ),
 ]
 
 
+def refused(said: str, words: list[str]) -> None:
+    [line] = said.splitlines()
+    assert line.startswith("meterbridge: ")
+    for word in words:
+        assert word in line
+    assert PASSWORD not in line
+
+
 @pytest.mark.parametrize(
-    ("arguments", "settings", "words"), [case[1:] for case in CASES], ids=[c[0] for c in CASES]
+    ("arguments", "settings", "words"), [c[1:] for c in SETTINGS], ids=[c[0] for c in SETTINGS]
 )
-def test_one_line_names_the_setting(
+def test_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    settings: dict[str, str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["meterbridge", *arguments])
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    refused(said.err, words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"), [c[1:] for c in AT_WORK], ids=[c[0] for c in AT_WORK]
+)
+def test_what_is_missing_at_work(
     program: Program, arguments: tuple[str, ...], settings: dict[str, str], words: list[str]
 ) -> None:
     done = program.run(*arguments, **settings)
     assert done.returncode == 2
     assert done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert line.startswith("meterbridge: ")
-    for word in words:
-        assert word in line
-    assert PASSWORD not in line
+    refused(done.stderr, words)
