@@ -48,16 +48,16 @@ def key_finding(settings: Settings) -> Finding:
     kind = "a restricted key" if key.startswith("rk_") else "a secret key"
     mode = "LIVE mode: real money" if settings.live_mode else "test mode"
     if settings.stripe_api_base == DEFAULT_BASE_URL:
-        return Finding("stripe_key", Level.OK, f"{kind}, {mode}")
+        return Finding("stripe_mode", Level.OK, f"{kind}, {mode}")
     detail = f"{kind}, {mode}, for {settings.stripe_api_base}"
     if settings.live_mode:
         return Finding(
-            "stripe_key",
+            "stripe_mode",
             Level.WARNING,
             f"{detail}, which is not Stripe's own address",
             "Unset STRIPE_API_BASE, unless that is a proxy of yours.",
         )
-    return Finding("stripe_key", Level.OK, detail)
+    return Finding("stripe_mode", Level.OK, detail)
 
 
 class StripeExamination:
@@ -77,8 +77,9 @@ class StripeExamination:
         except StripeError as error:
             self._tell(refusal(error))
             return False
-        whose = f"acting for {account}" if account else "the key's own account"
-        self._tell(Finding("stripe_account", Level.OK, f"accepted, {whose}"))
+        whose = account or "the key's own (STRIPE_ACCOUNT is not set)"
+        self._tell(Finding("stripe_key", Level.OK, "accepted"))
+        self._tell(Finding("stripe_account", Level.OK, whose))
         self._tell(Finding("stripe_version", Level.OK, f"{STRIPE_VERSION}, and echoed"))
         return True
 

@@ -11,8 +11,16 @@ import pytest
 from sqlalchemy.engine import URL
 
 from app.commands.demo_http import LocalApi
+from app.config import Settings
 from app.sandbox.server import bind, build_server, create_sandbox, url_of
 from tests.commands.program import SECRET, TOKEN, Program
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer has set for the service is none of the tests' business."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture

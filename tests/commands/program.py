@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +48,8 @@ class Program:
     def here(self, *arguments: str, **settings: str) -> Result:
         """One command in this process, which saves a second: for what touches no log."""
         given = dict.fromkeys(os.environ.keys() - self.environment.keys()) | self.environment
-        return CliRunner().invoke(app, arguments, env={**given, **settings})
+        with chdir(self.folder):
+            return CliRunner().invoke(app, arguments, env={**given, **settings})
 
     @contextmanager
     def started(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:

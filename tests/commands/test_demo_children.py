@@ -2,6 +2,7 @@
 
 import io
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from rich.console import Console
 import app
 from app.commands import demo, demo_stage
 from app.commands.demo_children import Child, ChildFailed, children_environment, clean_environment
-from app.commands.demo_stage import Secrets
+from app.commands.demo_http import NoAnswer
+from app.commands.demo_stage import Secrets, Stage
 from app.config import Settings
 
 
@@ -83,6 +85,21 @@ def test_the_demo_shows_the_log_of_what_failed(
     assert "exit code 3" in said
     assert "no [room] left" in said
     assert "LOG_LEVEL=debug" in said
+
+
+def test_a_server_that_ended_is_named(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        stage = Stage(tmp_path, stack)
+        sandbox = stage.start_sandbox()
+        assert sandbox.api.call("GET", "/_sandbox/clock")["frozen"] is False
+        sandbox.child.process.kill()
+        failure = stage.ended()
+        assert failure is not None
+        assert "meterbridge sandbox" in str(failure)
+        with pytest.raises(NoAnswer):
+            sandbox.api.call("GET", "/_sandbox/clock")
+        with pytest.raises(ChildFailed):
+            sandbox.child.require_running()
 
 
 def test_a_missing_example_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
-from app.config import Settings
 from tests.commands.program import SECRET, TOKEN, Program
 
 PASSWORD = "pa55word-of-nobody"
@@ -80,8 +79,6 @@ def test_a_wrong_setting(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["meterbridge", *arguments])
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
