@@ -21,15 +21,16 @@ from datetime import UTC, date, datetime, time
 from fractions import Fraction
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
-    StrictInt,
     StringConstraints,
+    Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -41,8 +42,10 @@ from app.mapping.models import (
     SubjectMapping,
     TimestampRule,
 )
+from app.mapping.yaml_text import NotReadable, read_yaml
 
 MAX_FAULTS = 20
+_WHOLE_FILE = "the file"
 _DECIMAL = re.compile(r"\d{1,30}(\.\d{1,30})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _FRACTION = re.compile(r"\d{1,30}/\d{1,30}", re.ASCII)
@@ -68,6 +71,14 @@ def parse_scale(value: int | str) -> Fraction:
     raise ValueError("must be a decimal or a fraction above zero, like 1, 0.001 or 1/1000")
 
 
+def _written_scale(value: Any) -> str:
+    # Not a float: one would not be exact. In YAML every number arrives as it is written.
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("must be a whole number, or a decimal or fraction as text")
+    parse_scale(value)
+    return str(value)
+
+
 def _parse_time(value: Any) -> Any:
     """A time with its offset, or a date (midnight UTC)."""
     parsed = value
@@ -89,6 +100,13 @@ def _parse_time(value: Any) -> Any:
 
 
 _Time = Annotated[datetime, BeforeValidator(_parse_time)]
+_Scale = Annotated[
+    str,
+    BeforeValidator(_written_scale),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer"}, {"type": "string"}], "examples": ["1", "1/1000"]}
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -108,13 +126,28 @@ class PriceEntry(_Strict):
         return self
 
 
+_SPELLINGS = ("id", "ids", "named")
+
+
+def _spelling(price: object) -> str:
+    """How a price is given; what is wrong is then told of that spelling only."""
+    return "id" if isinstance(price, str) else "ids" if isinstance(price, list) else "named"
+
+
+_Price = Annotated[
+    Annotated[_StripeId, Tag("id")]
+    | Annotated[list[_StripeId], Field(min_length=1, max_length=100), Tag("ids")]
+    | Annotated[PriceEntry, Tag("named")],
+    Discriminator(_spelling),
+]
+
+
 class MeterEntry(_Strict):
     """One meter of a mapping file."""
 
     meter: _Meter
-    price: _StripeId | Annotated[list[_StripeId], Field(min_length=1, max_length=100)] | PriceEntry
-    # Not a float: one would not be exact. In YAML every number arrives as it is written.
-    scale: Annotated[StrictInt | str, Field(examples=["1", "1/1000"])] = "1"
+    price: _Price
+    scale: _Scale = "1"
     rounding: Rounding = Rounding.HALF_UP
     timestamp: TimestampRule = TimestampRule.INSIDE
 
@@ -128,11 +161,6 @@ class MeterEntry(_Strict):
                 rest = {key: value for key, value in data.items() if key not in named}
                 return {**rest, "price": named}
         return data
-
-    @model_validator(mode="after")
-    def _scale_is_exact(self) -> "MeterEntry":
-        parse_scale(self.scale)
-        return self
 
     def mapping(self) -> MeterMapping:
         """As a value."""
@@ -186,17 +214,14 @@ class Mappings:
 def from_yaml(text: str) -> MappingFile:
     """Read a mapping file. Raises InvalidMapping with the paths of what is wrong."""
     try:
-        # BaseLoader keeps every scalar as it is written: a scale of 0.001 never becomes a float,
-        # a subject 0123 never a number.
-        data = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - BaseLoader builds str only
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark is not None else "the file"
+        data = read_yaml(text)
+    except NotReadable as error:
+        where = _WHOLE_FILE if error.line is None else f"line {error.line}"
         raise InvalidMapping(
-            "The file is not YAML", faults=(Fault(where, "is not YAML"),)
+            f"The file {error.message}", faults=(Fault(where, error.message),)
         ) from None
     try:
-        return MappingFile.model_validate(data if data else {})
+        return MappingFile.model_validate({} if data in (None, "") else data)
     except ValidationError as error:
         raise InvalidMapping(
             faults=tuple(
@@ -208,9 +233,14 @@ def from_yaml(text: str) -> MappingFile:
 
 def _path(location: Iterable[int | str]) -> str:
     path = ""
+    before: int | str = ""
     for part in location:
+        # Which spelling of a price was tried is Pydantic's own step, not one of the file.
+        own, before = before == "price" and part in _SPELLINGS, part
+        if own:
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path or "the file"
+    return path or _WHOLE_FILE
 
 
 def to_mappings(file: MappingFile) -> Mappings:
