@@ -3,15 +3,19 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import ManualClock
+from app.dispatch import dispatcher, records
 from app.dispatch.decide import MOST_FAILURES
+from app.dispatch.reasons import HoldReason
+from app.dispatch.records import ClaimedRecord
 from app.ledger.status import StatusRepository
 from app.stripe_client import StripeClient
 from tests.dispatch.ledger import AT, NOW, SeededLedger
 from tests.dispatch.stripe_side import StripeSide
-from tests.dispatch.workers import sending, until
+from tests.dispatch.workers import DEADLINE, build, sending, until
 
 
 async def drained(ledger: SeededLedger) -> bool:
@@ -267,3 +271,74 @@ async def test_a_stop_does_not_wait_for_the_pace(
 
         await until(paused, "the limiter spoke", worker=worker)
     assert await ledger.backlog() == 4
+
+
+async def test_a_lane_that_was_lost_is_left_to_its_new_holder(
+    engine: AsyncEngine,
+    ledger: SeededLedger,
+    client: StripeClient,
+    stripe: StripeSide,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The database was away for longer than a lease; meanwhile another worker took the lane."""
+    monkeypatch.setattr(dispatcher, "RENEW_EVERY", 0.02)
+    for second in range(3):
+        await ledger.want(1, 5, at=AT + second)
+    slow = stripe.inject("latency", ms=500)
+    async with sending(engine, client):
+
+        async def in_flight() -> bool:
+            return stripe.met(slow) == 1
+
+        async def answered() -> bool:
+            return bool(await ledger.attempts())
+
+        await until(in_flight, "a call is in flight")
+        await ledger.run(
+            "update subscription_lanes set lease_token = gen_random_uuid(), leased_by = 'w2', "
+            "leased_until = clock_timestamp() + interval '1 hour'"
+        )
+        await until(answered, "its answer is written down")
+    assert stripe.quantities() == [5]
+    assert [attempt["outcome"] for attempt in await ledger.attempts()] == ["succeeded"]
+    assert await ledger.backlog() == 3  # audited only: the new holder settles it
+    [lane] = await ledger.rows("select leased_by from subscription_lanes")
+    assert lane["leased_by"] == "w2"
+
+
+async def test_a_worker_that_can_write_nothing_down_ends(
+    engine: AsyncEngine,
+    ledger: SeededLedger,
+    client: StripeClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It must not look alive: the process ends, and a supervisor starts another."""
+
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(records, "write_attempts", broken)
+    await ledger.want(1, 5)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(build(engine, client).run(grace=0.1), DEADLINE)
+
+
+async def test_a_defect_in_resolving_does_not_stop_the_others(
+    engine: AsyncEngine, ledger: SeededLedger, client: StripeClient, stripe: StripeSide
+) -> None:
+    async def broken(_record: ClaimedRecord, _reason: HoldReason) -> None:
+        raise ZeroDivisionError("a defect")
+
+    await ledger.want(1, 5)
+    await ledger.want(2, 6)
+    stripe.control("POST", "/subscription_items/si_1/end")
+
+    async def other_is_sent() -> bool:
+        return await ledger.backlog() == 1
+
+    async with sending(engine, client, resolver=broken):
+        await until(other_is_sent, "the other is sent")
+        await ledger.want(3, 7)
+        await until(other_is_sent, "and one more")
+    assert stripe.standing() == {"si_2": {AT: 6}, "si_3": {AT: 7}}
+    assert (await ledger.record(1)).state == "due"

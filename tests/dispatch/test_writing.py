@@ -1,15 +1,18 @@
 """Writing down: what each verdict leaves on the record, and what a late answer may not change."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import ManualClock
+from app.db import transaction
 from app.dispatch.decide import Decision, History, decide
 from app.dispatch.lanes import Lane
-from app.dispatch.reasons import HoldReason
+from app.dispatch.line import stop_line, take_probe
+from app.dispatch.reasons import HoldReason, StopReason
 from app.dispatch.records import ClaimedRecord, RecordUpdate, WrittenAttempt
 from app.dispatch.sending import Outcome, update_of
 from app.dispatch.writing import Finished, OutcomeWriter
@@ -265,3 +268,23 @@ async def test_writing_twice_changes_nothing_twice(
     before = await ledger.record(1)
     await write(engine, Finished(lane, [outcome]))
     assert await ledger.record(1) == before
+
+
+async def test_a_probe_that_sent_nothing_is_handed_back_beside_other_answers(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    """A worker that stops has taken the probe; without it nobody probes for a minute."""
+    await ledger.want(1, 5)
+    await ledger.want(2, 5)
+    straggler, probe = await claim(engine)
+    async with transaction(engine) as connection:
+        await stop_line(connection, StopReason.STRIPE_UNAVAILABLE, "", now=NOW)
+        assert await take_probe(connection, now=NOW + timedelta(seconds=1))
+    [late] = straggler.records
+    await write(
+        engine,
+        Finished(straggler, [succeeded(late)]),
+        Finished(replace(probe, probe=True), []),
+    )
+    line = await ledger.line()
+    assert (line["stopped"], line["probe_at"]) == (True, LATER)

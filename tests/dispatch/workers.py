@@ -22,6 +22,28 @@ async def no_resolver(_record: ClaimedRecord, _reason: HoldReason) -> None:
     """Leaves the record as it is."""
 
 
+def build(
+    engine: AsyncEngine,
+    client: StripeClient,
+    *,
+    clock: ManualClock | None = None,
+    worker: str = "w1",
+    resolver: Callable[[ClaimedRecord, HoldReason], Awaitable[None]] = no_resolver,
+    in_flight: int = 8,
+) -> Dispatcher:
+    """A dispatcher without a pace and with an even jitter; its clock stands still."""
+    return Dispatcher(
+        engine,
+        clock or ManualClock(NOW),
+        client,
+        rate=1000,
+        in_flight=in_flight,
+        resolver=resolver,
+        worker=worker,
+        jitter=lambda: 0.5,
+    )
+
+
 @asynccontextmanager
 async def sending(
     engine: AsyncEngine,
@@ -34,15 +56,8 @@ async def sending(
     grace: float = 10.0,
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that runs until the block ends; an error of its own is an error of the test."""
-    dispatcher = Dispatcher(
-        engine,
-        clock or ManualClock(NOW),
-        client,
-        rate=1000,
-        in_flight=in_flight,
-        resolver=resolver,
-        worker=worker,
-        jitter=lambda: 0.5,
+    dispatcher = build(
+        engine, client, clock=clock, worker=worker, resolver=resolver, in_flight=in_flight
     )
     task = asyncio.create_task(dispatcher.run(grace=grace))
     try:
