@@ -26,12 +26,29 @@ CONNECT_TIMEOUT = 5.0
 POOL_TIMEOUT = 5.0
 
 
+# What an address may say beyond user, host, port and name. asyncpg takes each as an argument, and
+# an unknown one as a defect of the program.
+_QUERY = frozenset(
+    {"host", "port", "ssl", "sslmode", "passfile", "target_session_attrs", "direct_tls"}
+    | {"prepared_statement_cache_size", "statement_cache_size"}
+)
+
+
 def database_url(raw: str) -> URL:
-    """`raw` as a URL for asyncpg; `postgres://` and `postgresql://` are accepted."""
+    """`raw` as a URL for asyncpg; `postgres://` and `postgresql://` are accepted.
+
+    Raises SettingsError, which never shows the address: it may hold a password.
+    """
     try:
         url = make_url(raw)
-    except SQLAlchemyError:
-        raise SettingsError("DATABASE_URL: is not a database address") from None
+    except (SQLAlchemyError, ValueError):
+        raise SettingsError(
+            "DATABASE_URL: is not a database address (special characters in the password are "
+            "written %XX)"
+        ) from None
+    unknown = sorted(set(url.query) - _QUERY)
+    if unknown:
+        raise SettingsError(f"DATABASE_URL: the parameter {unknown[0]} is not known; leave it out")
     if "sslmode" in url.query:  # libpq's word for what asyncpg calls ssl
         url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(
             ["sslmode"]

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from alembic import command
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from alembic import command
 from app.db import alembic_config, create_engine, database_url
 from app.embedded import start
 

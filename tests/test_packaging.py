@@ -45,7 +45,7 @@ def test_the_wheel_has_every_file_of_the_program(wheel: dict[str, bytes]) -> Non
     packed = {
         name: content
         for name, content in wheel.items()
-        if name.startswith("app/") and not name.startswith("app/_migrations/")
+        if name.startswith("app/") and not name.startswith(("app/_migrations/", "app/_examples/"))
     }
     assert packed.keys() == expected.keys()
     assert packed == expected

@@ -214,7 +214,7 @@ async def _locked(engine: AsyncEngine) -> AsyncIterator[None]:
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - what it looks at tells nobody when it changes
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -269,7 +269,7 @@ async def test_nobody_waits_longer_than_the_bound(engine: AsyncEngine) -> None:
             assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 2
         # It was only slow: both get through after all, and a resend says so.
         async with asyncio.timeout(30):
-            while len(await stored(engine)) < 2:  # noqa: ASYNC110 - another process's state
+            while len(await stored(engine)) < 2:
                 await asyncio.sleep(0.01)
     async with running(engine) as inbox:
         assert await inbox.accept(delivery("msg_0", b"x" * 100)) is Receipt.DUPLICATE

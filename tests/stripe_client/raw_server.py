@@ -140,5 +140,5 @@ async def proper(connection: Connection) -> None:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - a socket's fate has no event
+        while not condition():
             await asyncio.sleep(0.005)

@@ -1,0 +1,139 @@
+"""The schema: migrations and models agree, many may migrate at once, an old one is refused."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from app.bootstrap import migrate
+from app.db import (
+    alembic_config,
+    create_engine,
+    current_revision,
+    head_revision,
+    require_head,
+    transaction,
+)
+from app.errors import DatabaseUnavailable, SchemaBehind
+from app.tables import metadata
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+async def empty_url(server_url: URL) -> AsyncIterator[URL]:
+    """A database that was never migrated."""
+    name = f"mb_empty_{uuid4().hex[:12]}"
+    address = server_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await asyncpg.connect(address)
+    await connection.execute(f'create database "{name}"')
+    yield server_url.set(database=name)
+    await connection.execute(f'drop database "{name}" with (force)')
+    await connection.close()
+
+
+async def _differences(url: URL) -> list[object]:
+    engine = create_engine(url, pool_size=3)
+    async with engine.connect() as connection:
+        found = await connection.run_sync(
+            lambda sync: compare_metadata(
+                MigrationContext.configure(
+                    sync, opts={"compare_type": True, "compare_server_default": True}
+                ),
+                metadata,
+            )
+        )
+    await engine.dispose()
+    return list(found)
+
+
+async def test_migrations_and_models_agree(empty_url: URL) -> None:
+    assert await _differences(empty_url) != []
+    await migrate(empty_url)
+    assert await _differences(empty_url) == []
+
+
+async def test_down_to_nothing_and_up_again(empty_url: URL) -> None:
+    await migrate(empty_url)
+    await asyncio.to_thread(command.downgrade, alembic_config(empty_url), "base")
+    engine = create_engine(empty_url, pool_size=3)
+    async with transaction(engine) as connection:
+        left = (
+            await connection.execute(
+                text(
+                    "select table_name from information_schema.tables "
+                    "where table_schema = 'public' and table_name <> 'alembic_version'"
+                )
+            )
+        ).all()
+    await engine.dispose()
+    assert left == []
+    await migrate(empty_url)
+    assert await _differences(empty_url) == []
+
+
+async def test_ten_replicas_may_start_at_once(empty_url: URL) -> None:
+    environment = {"DATABASE_URL": empty_url.render_as_string(hide_password=False)}
+    program = [sys.executable, "-c", "from app.cli import main; main()", "migrate"]
+    replicas = [
+        subprocess.Popen(
+            program,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(10)
+    ]
+    outputs = [await asyncio.to_thread(replica.communicate) for replica in replicas]
+    assert [replica.returncode for replica in replicas] == [0] * 10, outputs
+    engine = create_engine(empty_url, pool_size=3)
+    async with transaction(engine) as connection:
+        assert await current_revision(connection) == head_revision()
+        for table in ("mapping_version", "stripe_line"):
+            assert await connection.scalar(text(f"select count(*) from {table}")) == 1
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("stands", [None, "0000"])
+async def test_an_old_schema_is_refused_by_name(empty_url: URL, stands: str | None) -> None:
+    engine = create_engine(empty_url, pool_size=3)
+    if stands:
+        async with transaction(engine) as connection:
+            await connection.execute(text("create table alembic_version (version_num text)"))
+            await connection.execute(text(f"insert into alembic_version values ('{stands}')"))
+    with pytest.raises(SchemaBehind, match="run `meterbridge migrate`"):
+        await require_head(engine)
+    await engine.dispose()
+
+
+async def test_a_migration_does_not_wait_behind_a_lock(empty_url: URL) -> None:
+    await migrate(empty_url)
+    address = empty_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    reader = await asyncpg.connect(address)
+    try:
+        async with reader.transaction():
+            await reader.execute("lock table usage_windows in access share mode")
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                await asyncio.wait_for(
+                    asyncio.to_thread(command.downgrade, alembic_config(empty_url), "base"), 30
+                )
+    finally:
+        await reader.close()
+    # All or nothing: the schema stands as it was.
+    assert await _differences(empty_url) == []
+
+
+async def test_no_database_is_said_in_one_line() -> None:
+    with pytest.raises(DatabaseUnavailable, match="nothing was migrated"):
+        await migrate(URL.create("postgresql+asyncpg", host="127.0.0.1", port=9, database="x"))
