@@ -15,6 +15,7 @@ RUN python -m venv /opt/build \
  && /opt/build/bin/pip --python /opt/meterbridge/bin/python install \
     --require-hashes --only-binary :all: -r requirements/runtime.txt
 COPY LICENSE README.md pyproject.toml ./
+COPY examples examples
 COPY alembic alembic
 COPY app app
 RUN /opt/build/bin/hatchling build -t wheel -d /tmp/wheel \

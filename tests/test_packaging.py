@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,14 @@ def test_the_image_installs_what_the_tests_ran_with(lock: str) -> None:
 
     assert pins(lock)
     assert pins(lock) <= pins("dev.txt")
+
+
+def test_the_image_is_built_from_all_that_the_wheel_needs() -> None:
+    """A folder that the wheel takes in but the image is not given fails only where Docker runs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*wheel["packages"], *wheel["force-include"]}
+    copied = set((ROOT / "Dockerfile").read_text().split())
+    allowed = set((ROOT / ".dockerignore").read_text().split())
+    assert needed <= copied
+    assert {f"!{name}" for name in needed} <= allowed
