@@ -87,7 +87,7 @@ def _changed(
     record: UsageRecord, wanted: int, svix_id: str, *, now: datetime, linger: timedelta
 ) -> UsageRecord:
     """The record with another wanted quantity: another revision, and due unless it is held."""
-    equal = wanted == record.reported and not record.unsettled
+    equal = wanted == record.reported and not record.unsettled and not record.doubtful
     inside = datetime.fromtimestamp(record.key.timestamp, now.tzinfo) + FUTURE_MARGIN
     since = None if equal else record.unsent_since or max(now, inside)
     # What is held stays held, unless there is nothing left to send.
@@ -109,4 +109,5 @@ def _changed(
         failures=0,
         key_suffix=record.key_suffix,
         unsettled=record.unsettled,
+        doubtful=record.doubtful,
     )

@@ -24,6 +24,10 @@ from app.mapping.resolve import ENDED
 from app.mapping.snapshots import Snapshots
 
 
+# The dispatcher's word for it (`app.dispatch.reasons`), which this side must not import.
+OUTCOME_IN_DOUBT = "outcome_in_doubt"
+
+
 def still_billable(snapshot: SubscriptionSnapshot, subscription_item: str) -> bool:
     """Whether the snapshot shows the item as one that takes usage records with `set`."""
     return (
@@ -56,7 +60,10 @@ class Rebooker:
         Raises StripeError where the subscription cannot be read, and DatabaseUnavailable; the
         record is still due then, and comes back here.
         """
+        asked_at = self._clock.now()
         snapshot = await self._snapshots.refresh(subscription)
+        if snapshot.fetched_at < asked_at:  # a read that was under way before the refusal
+            snapshot = await self._snapshots.refresh(subscription)
         gone = not still_billable(snapshot, subscription_item)
         async with transaction(self._engine) as connection:
             windows = await facts.lock_booked(connection, record_id)
@@ -65,8 +72,10 @@ class Rebooker:
             now = self._clock.now()
             await store.lock_lanes(connection, [subscription], due_at=now)
             (record,) = await store.lock_records(connection, [place.key])
-            if not (gone and windows and record.reported == 0 and not record.unsettled):
-                await _hold(connection, record_id, reason)
+            if record.unsettled:
+                return  # it was taken up again meanwhile, and that answer decides
+            if not (gone and windows and record.reported == 0 and not record.doubtful):
+                await _hold(connection, record_id, OUTCOME_IN_DOUBT if record.doubtful else reason)
                 return
             emptied = [
                 Placed(

@@ -66,7 +66,8 @@ class UsageRecord:
     unsent_since: datetime | None
     failures: int
     key_suffix: int
-    unsettled: bool
+    unsettled: bool  # the answer to a POST is outstanding
+    doubtful: bool  # a POST whose key was given up may have been executed
 
 
 async def places(
@@ -215,7 +216,7 @@ async def add_records(
 _RECORD_COLUMNS = """
     r.id, r.subscription_item, r.timestamp, r.item_period_id, r.wanted_quantity,
     r.reported_quantity, r.revision, r.svix_id, r.state, r.due_at, r.unsent_since, r.failures,
-    r.key_suffix, r.sent_key is not null as unsettled
+    r.key_suffix, r.sent_key is not null as unsettled, r.doubtful
 """
 
 
@@ -270,6 +271,7 @@ def _record(row: Row[Any]) -> UsageRecord:
         row.failures,
         row.key_suffix,
         row.unsettled,
+        row.doubtful,
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import transaction
+from app.ledger.windows import KEY_ORDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +212,22 @@ class StatusRepository:
             return [_record_row(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's name
 
     async def release_windows(self, *, reason: str | None, ids: Sequence[int]) -> int:
-        """Have parked windows booked anew: those of a reason, or those named."""
+        """Have parked windows booked anew: those of a reason, or those named.
+
+        Whoever releases a row that contradicts its query vouches for it.
+        """
         return await self._release(
-            """
-            update usage_windows set state = 'pending', reason = null, detail = null,
-                retry_at = null
-            where state = 'parked'
-              and (reason = cast(:reason as text) or id = any(cast(:ids as bigint[])))
-            """,
+            f"""
+            update usage_windows set state = 'pending', detail = null, retry_at = null,
+                subject_contradicts = subject_contradicts
+                    and reason is distinct from 'subject_contradicts',
+                reason = null
+            where id in (
+                select id from usage_windows
+                where state = 'parked'
+                  and (reason = cast(:reason as text) or id = any(cast(:ids as bigint[])))
+                {KEY_ORDER} for update)
+            """,  # noqa: S608 - the order is a constant
             {"reason": reason, "ids": list(ids)},
         )
 

@@ -1,4 +1,4 @@
-"""Deliveries and usage windows in the database: claim, keep, settle. SQL only, in whole batches."""
+"""Usage windows in the database: keep, claim, settle. SQL only, in whole batches."""
 
 import hashlib
 import json
@@ -12,19 +12,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.ledger.deliveries import ClaimedDelivery
 from app.mapping.resolve import WindowFacts
 
 AWAITING_SNAPSHOT = "awaiting_snapshot"
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedDelivery:
-    """A delivery that is to be booked in this transaction."""
-
-    id: int
-    svix_id: str
-    body: bytes
-    message_at: datetime
 
 
 class WindowKey(NamedTuple):
@@ -65,6 +56,8 @@ class PendingWindow:
     message_at: datetime
     usage_record_id: int | None
     amount: Fraction
+    # Its subscription was read for it a moment ago: whatever it says now, it is not read again.
+    just_read: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,54 +83,15 @@ def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes,
     return hashlib.sha256(salt + written.encode()).digest()[:16], written
 
 
-async def claim_deliveries(
-    connection: AsyncConnection, limit: int, *, only: int | None = None
-) -> list[ClaimedDelivery]:
-    """Lock the oldest deliveries (or only one) that nobody else is booking."""
-    rows = await connection.execute(
-        text(
-            """
-            select id, svix_id, body, message_at from deliveries
-            where state = 'received' and id = coalesce(cast(:only as bigint), id)
-            order by id limit :limit for update skip locked
-            """
-        ),
-        {"limit": limit, "only": only},
-    )
-    return [ClaimedDelivery(row.id, row.svix_id, row.body, row.message_at) for row in rows]
-
-
-async def settle_deliveries(
-    connection: AsyncConnection,
-    ids: Sequence[int],
-    *,
-    state: str,
-    now: datetime,
-    faults: Sequence[Mapping[str, str]] | None = None,
-) -> None:
-    """Mark deliveries as booked, rejected or failed."""
-    await connection.execute(
-        text(
-            """
-            update deliveries set state = :state, settled_at = :now, faults = cast(:faults as jsonb)
-            where id = any(cast(:ids as bigint[]))
-            """
-        ),
-        {
-            "ids": list(ids),
-            "state": state,
-            "now": now,
-            "faults": None if faults is None else json.dumps(list(faults)),
-        },
-    )
-
-
 _WINDOW_COLUMNS = """
     id, meter, subject, aggregation, window_end, subject_contradicts, value, svix_id, message_at,
-    state, usage_record_id, amount_numerator, amount_denominator
+    state, reason, retry_at, usage_record_id, amount_numerator, amount_denominator
 """
 
-# In the order of the unique key, so that two replicas never wait for each other's rows.
+# Whoever waits for locked windows takes them in the order of their unique key: so two replicas
+# never wait for each other in a circle.
+KEY_ORDER = "order by meter, subject, group_key, window_start, window_end"
+
 _KEEP = text(
     f"""
     insert into usage_windows as w (
@@ -153,7 +107,7 @@ _KEEP = text(
         cast(:svix_id as text[]), cast(:message_at as timestamptz[])
     ) as t (meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
             contradicts, delivery_id, svix_id, message_at)
-    order by 1, 2, 3, 4, 5
+    {KEY_ORDER}
     on conflict (meter, subject, group_key, window_start, window_end) do update set
         value = excluded.value,
         aggregation = excluded.aggregation,
@@ -206,7 +160,7 @@ async def keep_windows(
 
 
 async def claim_pending(
-    connection: AsyncConnection, *, now: datetime, limit: int
+    connection: AsyncConnection, *, now: datetime, limit: int, only: Sequence[int] | None = None
 ) -> list[PendingWindow]:
     """Lock windows that were released or waited for a snapshot, and that nobody else is booking."""
     rows = await connection.execute(
@@ -214,12 +168,32 @@ async def claim_pending(
             f"""
             select {_WINDOW_COLUMNS} from usage_windows
             where state = 'pending' and (retry_at is null or retry_at <= :now)
+              and (cast(:only as bigint[]) is null or id = any(cast(:only as bigint[])))
             order by id limit :limit for update skip locked
             """  # noqa: S608 - the columns are a constant of this module
         ),
-        {"now": now, "limit": limit},
+        {"now": now, "limit": limit, "only": None if only is None else list(only)},
     )
-    return [_pending(row) for row in rows]
+    return [
+        _pending(row, just_read=row.reason == AWAITING_SNAPSHOT and row.retry_at is None)
+        for row in rows
+    ]
+
+
+async def set_aside(
+    connection: AsyncConnection, ids: Sequence[int], *, reason: str, detail: str
+) -> None:
+    """Park windows without a look at them; what of them is booked stays booked."""
+    await connection.execute(
+        text(
+            """
+            update usage_windows
+            set state = 'parked', reason = :reason, detail = :detail, retry_at = null
+            where id = any(cast(:ids as bigint[])) and state = 'pending'
+            """
+        ),
+        {"ids": list(ids), "reason": reason, "detail": detail},
+    )
 
 
 async def lock_booked(connection: AsyncConnection, usage_record_id: int) -> list[PendingWindow]:
@@ -228,7 +202,7 @@ async def lock_booked(connection: AsyncConnection, usage_record_id: int) -> list
         text(
             f"""
             select {_WINDOW_COLUMNS} from usage_windows
-            where usage_record_id = :record and state = 'booked' order by id for update
+            where usage_record_id = :record and state = 'booked' {KEY_ORDER} for update
             """  # noqa: S608 - the columns are a constant of this module
         ),
         {"record": usage_record_id},
@@ -236,7 +210,7 @@ async def lock_booked(connection: AsyncConnection, usage_record_id: int) -> list
     return [_pending(row) for row in rows]
 
 
-def _pending(row: Row[Any]) -> PendingWindow:
+def _pending(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
     return PendingWindow(
         row.id,
         WindowFacts(
@@ -247,6 +221,7 @@ def _pending(row: Row[Any]) -> PendingWindow:
         row.message_at,
         row.usage_record_id,
         Fraction(int(row.amount_numerator), int(row.amount_denominator)),
+        just_read,
     )
 
 
@@ -309,10 +284,12 @@ async def snapshot_arrived(
     """Book at once (None) or later what waits for a subscription's snapshot."""
     await connection.execute(
         text(
-            """
-            update usage_windows set retry_at = :retry_at
-            where state = 'pending' and reason = :reason and detail = :subscription
-            """
+            f"""
+            update usage_windows set retry_at = :retry_at where id in (
+                select id from usage_windows
+                where state = 'pending' and reason = :reason and detail = :subscription
+                {KEY_ORDER} for update)
+            """  # noqa: S608 - the order is a constant of this module
         ),
         {"retry_at": retry_at, "reason": AWAITING_SNAPSHOT, "subscription": subscription},
     )

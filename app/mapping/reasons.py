@@ -21,6 +21,7 @@ class ParkReason(StrEnum):
     BILLING_THRESHOLDS = "billing_thresholds"
     PERIOD_CLOSED = "period_closed"
     PERIOD_NOT_OPEN = "period_not_open"
+    BOOKING_FAILED = "booking_failed"
 
 
 ACTIONS: Final[dict[ParkReason, str]] = {
@@ -41,7 +42,7 @@ ACTIONS: Final[dict[ParkReason, str]] = {
     ),
     ParkReason.SUBSCRIPTION_NOT_FOUND: (
         "Stripe knows no such subscription for this key. Check the id and whether the key is of "
-        "the right account and mode, then apply the mapping again."
+        "the right account and mode; map the subject anew, or wait: it is tried again by itself."
     ),
     ParkReason.SUBSCRIPTION_ENDED: "Map the subject to the subscription that is active now.",
     ParkReason.ITEM_NOT_FOUND: (
@@ -62,6 +63,10 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "Stripe takes no usage for a closed period. Bill it by hand (an invoice item), or discard."
     ),
     ParkReason.PERIOD_NOT_OPEN: "Nothing: it is booked by itself when the period has begun.",
+    ParkReason.BOOKING_FAILED: (
+        "A defect of this program: the log has the error. Report it, and release the window after "
+        "the upgrade."
+    ),
 }
 
 # Reasons that lie in what Stripe holds: a snapshot that changed is worth another look.

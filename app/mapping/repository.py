@@ -11,7 +11,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, text, update
+from sqlalchemy import Row, delete, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import among, transaction
@@ -198,13 +198,28 @@ async def _release(
     connection: AsyncConnection, meters: Sequence[str], subjects: Sequence[str]
 ) -> None:
     """What waited for these meters and subjects is booked anew; what still can't be parks again."""
-    for column, names in ((usage_windows.c.meter, meters), (usage_windows.c.subject, subjects)):
-        if names:
-            await connection.execute(
-                update(usage_windows)
-                .where(usage_windows.c.state == "parked", among(column, names))
-                .values(state="pending", reason=None, detail=None, retry_at=None)
-            )
+    windows = usage_windows.c
+    waiting = (
+        select(windows.id)
+        .where(
+            windows.state == "parked",
+            or_(among(windows.meter, meters), among(windows.subject, subjects)),
+        )
+        # The order of the unique key, as everybody takes windows: see `tables`.
+        .order_by(
+            windows.meter,
+            windows.subject,
+            windows.group_key,
+            windows.window_start,
+            windows.window_end,
+        )
+        .with_for_update()
+    )
+    await connection.execute(
+        update(usage_windows)
+        .where(windows.id.in_(waiting))
+        .values(state="pending", reason=None, detail=None, retry_at=None)
+    )
 
 
 async def _notify(

@@ -95,8 +95,13 @@ def resolve(
     snapshots: Mapping[str, SubscriptionSnapshot],
     now: datetime,
     snapshot_max_age: timedelta,
+    just_read: bool = False,
 ) -> Resolution:
-    """Find the window's target, or say why there is none."""
+    """Find the window's target, or say why there is none.
+
+    `just_read`: the snapshot was read for this very window, so a known one is not asked for again.
+    Without that a Stripe whose answers take longer than they are good for is asked for ever.
+    """
     if window.subject_contradicts:
         return Parked(ParkReason.SUBJECT_CONTRADICTS, "the row's subject is not the query's")
     if window.aggregation not in ADDED_UP:
@@ -115,7 +120,10 @@ def resolve(
         return Parked(ParkReason.NO_METER_MAPPING, "the meter has no mapping")
     subscription = valid[0].subscription
     snapshot = snapshots.get(subscription)
-    if snapshot is None or now - snapshot.fetched_at > snapshot_max_age:
+    if snapshot is None:
+        return NeedsSnapshot(subscription)
+    age = timedelta(0) if just_read else now - snapshot.fetched_at
+    if age > snapshot_max_age:
         return NeedsSnapshot(subscription)
     again = now + max(RETRY_STRIPE_SIDE, snapshot_max_age)
     found = billable_item(snapshot, meter, again)
@@ -123,7 +131,6 @@ def resolve(
         return found
     timestamp = record_timestamp(window.window_end, meter.timestamp_rule)
     at = datetime.fromtimestamp(timestamp, UTC)
-    age = now - snapshot.fetched_at
     if at > found.period_end:
         if age > REREAD_FOR_NEXT_PERIOD:
             return NeedsSnapshot(subscription)

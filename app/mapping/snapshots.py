@@ -167,8 +167,11 @@ class Snapshots:
 _RELEASE = text(
     """
     update usage_windows set state = 'pending', reason = null, detail = null, retry_at = null
-    where state = 'parked' and reason = any(:reasons)
-      and subject in (select subject from subject_mappings where subscription = :subscription)
+    where id in (
+        select id from usage_windows
+        where state = 'parked' and reason = any(:reasons)
+          and subject in (select subject from subject_mappings where subscription = :subscription)
+        order by meter, subject, group_key, window_start, window_end for update)
     """
 )
 

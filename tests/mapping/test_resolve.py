@@ -51,6 +51,7 @@ def find(
     mapped: MeterMapping | None = meter(),  # noqa: B008 - a frozen value
     snapshots: Mapping[str, SubscriptionSnapshot] | None = None,
     now: datetime = NOW,
+    just_read: bool = False,
     **members: Any,
 ) -> Resolution:
     """Resolve; `members` are those of the one snapshot."""
@@ -61,6 +62,7 @@ def find(
         snapshots={"sub_1": snapshot(**members)} if snapshots is None else snapshots,
         now=now,
         snapshot_max_age=MAX_AGE,
+        just_read=just_read,
     )
 
 
@@ -136,7 +138,9 @@ def test_what_cannot_be_booked_is_parked_under_its_own_reason(
 
 
 def test_every_reason_is_reached_and_has_an_action() -> None:
-    assert {reason for reason, _, _ in PARKED} == set(ParkReason) == set(ACTIONS)
+    # Not found by resolving: it is what booking says where an error of its own stopped it.
+    reached = {reason for reason, _, _ in PARKED} | {ParkReason.BOOKING_FAILED}
+    assert reached == set(ParkReason) == set(ACTIONS)
     assert all(ACTIONS.values())
 
 
@@ -274,6 +278,22 @@ def test_a_snapshot_that_may_be_overtaken_is_read_anew(
 
 def test_a_subscription_that_was_never_read_is_read() -> None:
     assert find(snapshots={}) == NeedsSnapshot("sub_1")
+    assert find(snapshots={}, just_read=True) == NeedsSnapshot("sub_1")
+
+
+@pytest.mark.parametrize(
+    ("window", "outcome"),
+    [
+        (WINDOW, Target),
+        (ending(PERIOD_START), ParkReason.PERIOD_CLOSED),
+        (ending(PERIOD_END + HOUR), ParkReason.PERIOD_NOT_OPEN),
+    ],
+)
+def test_a_snapshot_that_was_read_for_the_window_serves_however_old_it_is(
+    window: WindowFacts, outcome: object
+) -> None:
+    found = find(window, fetched_at=NOW - 2 * MAX_AGE, just_read=True)
+    assert (found.reason if isinstance(found, Parked) else type(found)) is outcome
 
 
 @pytest.mark.parametrize(
