@@ -1,11 +1,14 @@
 """Steps 2 and 3 as a process of their own: `meterbridge worker`."""
 
 import asyncio
+import logging
 import signal
 
 from app.bootstrap import database, services, stripe_key, working
 from app.config import Settings
 from app.main import announce, settle_garbage_collector
+
+logger = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings) -> None:
@@ -23,4 +26,6 @@ async def run_worker(settings: Settings) -> None:
     ):
         announce(settings, with_worker=True)
         settle_garbage_collector()
+        logger.info("booking and sending as %s", built.replica)
         await stopped.wait()
+        logger.info("stopping: finishing what is in flight")

@@ -7,6 +7,7 @@ import threading
 import uvicorn
 
 from app.bootstrap import database, migrate, receiving, services, stripe_key, working
+from app.commands.listening import bind
 from app.config import Settings
 from app.main import announce, create_app, settle_garbage_collector
 
@@ -23,8 +24,10 @@ async def serve(
     asked_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
+    # Both before a database is started only to be stopped again.
     if with_worker:
-        stripe_key(settings)  # before a database is started only to be stopped again
+        stripe_key(settings)
+    sockets = bind(host, port)
     async with database(settings) as url:
         if migrate_first:
             await migrate(url)
@@ -35,8 +38,6 @@ async def serve(
         ):
             config = uvicorn.Config(
                 create_app(settings, built),
-                host=host,
-                port=port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -46,10 +47,10 @@ async def serve(
                 timeout_keep_alive=75,
                 h11_max_incomplete_event_size=64 * 1024,
             )
-            if asked_to_stop.is_set():
-                return
+            server = uvicorn.Server(config)
             announce(settings, with_worker=with_worker)
             settle_garbage_collector()
-            logger.info("listening on http://%s:%d", host, port)
-            await uvicorn.Server(config).serve()
+            if not asked_to_stop.is_set():
+                logger.info("listening on http://%s:%d", host, port)
+                await server.serve(sockets=sockets)
             logger.info("stopping: finishing what is in flight")

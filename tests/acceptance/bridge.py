@@ -35,6 +35,7 @@ class Bridge:
         self.folder = folder
         self.stripe = stripe
         self.database = url.render_as_string(hide_password=False)
+        self.address = self.database.replace("+asyncpg", "")  # as asyncpg takes it
         self.programs: list[Program] = []
         self.settings = {
             "DATABASE_URL": self.database,
@@ -116,7 +117,7 @@ class Bridge:
 
     async def rows(self, sql: str) -> list[dict[str, Any]]:
         """The rows of a query on the database."""
-        connection = await asyncpg.connect(self.database.replace("+asyncpg", ""))
+        connection = await asyncpg.connect(self.address)
         try:
             return [dict(row) for row in await connection.fetch(sql)]
         finally:

@@ -2,14 +2,18 @@
 
 import asyncio
 import signal
+import socket
 
+import asyncpg
 import pytest
 
 from tests.acceptance.bridge import MAPPINGS, Bridge
-from tests.acceptance.processes import until
+from tests.acceptance.processes import free_port, until
 from tests.acceptance.sender import METER, Message, Sender, Usage, message
 
 pytestmark = pytest.mark.acceptance
+# The advisory lock under which replicas that start together migrate one after the other.
+MIGRATION_LOCK = 7_261_946_001
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -112,3 +116,44 @@ async def test_the_send_command_is_a_delivery_like_any_other(bridge: Bridge) -> 
     assert sorted("duplicate" in output for output in (first, second)) == [False, True]
     await bridge.succeeding("drain", "--timeout", "30")
     assert bridge.stripe.totals()["si_2"] == 500
+
+
+async def test_a_signal_during_the_start_is_a_signal(bridge: Bridge) -> None:
+    """While it waits for its turn to migrate: it stops when the wait is over, serving nothing."""
+    connection = await asyncpg.connect(bridge.address)
+    try:
+        await connection.execute("select pg_advisory_lock($1)", MIGRATION_LOCK)
+        service = bridge.start("serve", "--migrate", "--port", str(free_port()))
+
+        async def waiting() -> bool:
+            return bool(
+                await bridge.rows(
+                    "select 1 from pg_stat_activity where datname = current_database() "
+                    "and wait_event = 'advisory'"
+                )
+            )
+
+        await until(waiting, "it waits for its turn to migrate")
+        service.process.send_signal(signal.SIGTERM)
+    finally:
+        await connection.close()
+    assert await service.ended() == 0
+    assert "listening" not in service.output()
+    assert "Traceback" not in service.output()
+
+
+async def test_a_taken_port_is_one_line_that_names_it(bridge: Bridge) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        service = bridge.start("serve", "--port", str(port))
+        assert await service.ended() == 2
+    [line] = service.output().splitlines()
+    assert f"127.0.0.1:{port}" in line
+    assert "in use" in line
+
+
+async def test_a_worker_ends_cleanly_with_nothing_to_do(bridge: Bridge) -> None:
+    worker = bridge.start("worker")
+    await bridge.at_work(1)
+    assert await worker.stop(signal.SIGINT) == 0
+    assert "Traceback" not in worker.output()

@@ -90,13 +90,16 @@ async def test_a_change_in_flight_is_sent_next_under_another_key(
 async def test_a_change_back_in_flight_is_sent_too(
     engine: AsyncEngine, ledger: SeededLedger
 ) -> None:
-    """5 stands, 7 is on its way, 5 is wanted again: equal to what was reported, but not done."""
-    await ledger.want(1, 5)
+    """5 stands, 7 is on its way, 5 is wanted again: equal to what was reported, but not done.
+
+    All for one delivery (its meter's scale was mapped otherwise, twice): three keys all the same.
+    """
+    await ledger.want(1, 5, svix_id="msg_a")
     lane, first = await claimed(engine)
     await write(engine, Finished(lane, [succeeded(first)]))
-    await ledger.want(1, 7)
+    await ledger.want(1, 7, svix_id="msg_a")
     lane, second = await claimed(engine)
-    await ledger.want(1, 5)
+    await ledger.want(1, 5, svix_id="msg_a")
     await write(engine, Finished(lane, [succeeded(second)]))
     _, third = await claimed(engine)
     assert [first.quantity, second.quantity, third.quantity] == [5, 7, 5]
