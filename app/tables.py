@@ -169,11 +169,16 @@ usage_records = Table(
     Column("sent_key", Text),
     Column("sent_quantity", Numeric),
     Column("sent_at", TIMESTAMPTZ),
+    # A POST whose key was given up may have been executed: what Stripe holds is not known until
+    # it confirms a quantity. Until then the record is neither equal nor certainly empty.
+    Column("doubtful", Boolean, nullable=False, server_default=false()),
     # Raised where Stripe stored a 500 under the key: the next attempt needs a new one.
     Column("key_suffix", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("subscription_item", "timestamp"),
     CheckConstraint("state in ('due', 'reported', 'held')", name="state"),
     CheckConstraint("wanted_quantity >= 0", name="wanted"),
+    # A due record without a time would never be claimed again.
+    CheckConstraint("(state = 'due') = (due_at is not null)", name="due_at"),
     Index(
         "ix_usage_records_due",
         "subscription",
@@ -221,12 +226,9 @@ usage_windows = Table(
     UniqueConstraint("meter", "subject", "group_key", "window_start", "window_end"),
     CheckConstraint("state in ('pending', 'booked', 'parked')", name="state"),
     CheckConstraint("window_start < window_end", name="bounds"),
-    Index(
-        "ix_usage_windows_pending",
-        "retry_at",
-        "id",
-        postgresql_where=text("state = 'pending'"),
-    ),
+    # In the order in which they are claimed: with another the planner, after a burst, walks the
+    # primary key through millions of booked rows (1.1 s a round at two million).
+    Index("ix_usage_windows_pending", "id", postgresql_where=text("state = 'pending'")),
     Index(
         "ix_usage_windows_parked_subject",
         "subject",

@@ -176,7 +176,11 @@ def upgrade() -> None:
         sa.Column("sent_key", sa.Text(), nullable=True),
         sa.Column("sent_quantity", sa.Numeric(), nullable=True),
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("doubtful", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("key_suffix", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.CheckConstraint(
+            "(state = 'due') = (due_at is not null)", name=op.f("ck_usage_records_due_at")
+        ),
         sa.CheckConstraint(
             "state in ('due', 'reported', 'held')", name=op.f("ck_usage_records_state")
         ),
@@ -315,7 +319,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_usage_windows_pending",
         "usage_windows",
-        ["retry_at", "id"],
+        ["id"],
         unique=False,
         postgresql_where=sa.text("state = 'pending'"),
     )

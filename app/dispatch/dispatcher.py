@@ -291,20 +291,27 @@ class Dispatcher:
             logger.exception("usage record %d not resolved", outcome.attempt.record.id)
 
     async def _renew(self) -> None:
-        """Keep the leases of what is being worked on."""
+        """Keep the leases of what is being worked on.
+
+        With a lost lease nothing more is sent. A call that is in flight then may meet that of the
+        lane's new holder at Stripe; both carry the same key, and breaking ours off would not call
+        it back, but lose its answer for the audit trail.
+        """
         while True:
             await asyncio.sleep(RENEW_EVERY)
             tokens = list(self._leases)
             if not tokens:
                 continue
             until = time.monotonic() + store.LEASE
+            lost: frozenset[UUID] = frozenset()
             try:
-                async with transaction(self._engine) as connection:
-                    standing = await store.renew(connection, tokens)
-            except DatabaseUnavailable:
-                continue
-            for token in tokens:
-                if token not in standing:
-                    self._leases.pop(token, None)  # lost: whoever has it now sends for it
-                elif token in self._leases:
-                    self._leases[token] = until
+                async with asyncio.timeout(RENEW_EVERY), transaction(self._engine) as connection:
+                    renewal = await store.renew(connection, tokens)
+                lost = renewal.lost
+                self._leases.update(
+                    (token, until) for token in renewal.renewed if token in self._leases
+                )
+            except (DatabaseUnavailable, TimeoutError):
+                logger.warning("leases could not be renewed")
+            for token in lost:
+                self._leases.pop(token, None)

@@ -54,15 +54,27 @@ async def claim_lanes(
     return {row.subscription: row.lease_token for row in rows}
 
 
-async def renew(connection: AsyncConnection, tokens: Collection[UUID]) -> set[UUID]:
-    """Keep the leases of lanes that are still being worked on. Returns those that still stand."""
-    rows = await connection.execute(
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What became of leases: those renewed, and those lost to another worker."""
+
+    renewed: frozenset[UUID]
+    lost: frozenset[UUID]
+
+
+async def renew(connection: AsyncConnection, tokens: Collection[UUID]) -> Renewal:
+    """Keep the leases of lanes that are still being worked on.
+
+    A lane that booking has locked just now is passed over until the next time: waiting for one
+    must not cost the leases of all.
+    """
+    renewed = await connection.execute(
         text(
             """
             with mine as (
                 select subscription from subscription_lanes
                 where lease_token = any(cast(:tokens as uuid[]))
-                order by subscription for update)
+                order by subscription for update skip locked)
             update subscription_lanes l
             set leased_until = clock_timestamp() + make_interval(secs => :lease)
             from mine where l.subscription = mine.subscription
@@ -71,7 +83,14 @@ async def renew(connection: AsyncConnection, tokens: Collection[UUID]) -> set[UU
         ),
         {"tokens": list(tokens), "lease": LEASE},
     )
-    return {row.lease_token for row in rows}
+    standing = await connection.execute(
+        text(
+            "select lease_token from subscription_lanes "
+            "where lease_token = any(cast(:tokens as uuid[]))"
+        ),
+        {"tokens": list(tokens)},
+    )
+    return Renewal(frozenset(renewed.scalars()), frozenset(tokens).difference(standing.scalars()))
 
 
 async def lock_leased(connection: AsyncConnection, lanes: Sequence[Lane]) -> set[UUID]:

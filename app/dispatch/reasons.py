@@ -10,6 +10,7 @@ class HoldReason(StrEnum):
     PERIOD_CLOSED = "period_closed"
     TIMESTAMP_REFUSED = "timestamp_refused"
     ITEM_GONE = "item_gone"
+    OUTCOME_IN_DOUBT = "outcome_in_doubt"
     PRICE_HAS_BILLING_METER = "price_has_billing_meter"
     BILLING_THRESHOLDS = "billing_thresholds"
     QUANTITY_REFUSED = "quantity_refused"
@@ -39,6 +40,11 @@ HOLD_ACTIONS: Final[dict[HoldReason, str]] = {
     HoldReason.ITEM_GONE: (
         "The subscription item was deleted or ended, and part of this record stands there. Compare "
         "with Stripe and bill the difference by hand."
+    ),
+    HoldReason.OUTCOME_IN_DOUBT: (
+        "The subscription item is gone, and Stripe failed on an earlier attempt without saying "
+        "whether it counted. Compare with the item's usage at Stripe and bill the difference by "
+        "hand."
     ),
     HoldReason.PRICE_HAS_BILLING_METER: (
         "The price moved to billing meters. Map the meter to a legacy metered price and release."

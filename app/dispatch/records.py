@@ -54,7 +54,8 @@ class RecordUpdate:
     """What an attempt changes on its record.
 
     `reported`: the quantity that Stripe confirmed. `settled`: no answer is outstanding any more.
-    `key`: the key that the next attempt must use where the POST is still to be settled.
+    `key`: the key that the next attempt must use where the POST is still to be settled;
+    `doubtful`: the POST under the key given up for it may have been executed.
     """
 
     id: int
@@ -66,6 +67,7 @@ class RecordUpdate:
     counted: bool = False
     failed_at: datetime | None = None
     key: str | None = None
+    doubtful: bool = False
 
 
 async def claim_records(
@@ -176,7 +178,9 @@ async def write_attempts(
     )
 
 
-async def write_updates(connection: AsyncConnection, updates: Sequence[RecordUpdate]) -> None:
+async def write_updates(
+    connection: AsyncConnection, updates: Sequence[RecordUpdate], *, now: datetime
+) -> None:
     """Write the outcome of attempts on their records, whose lanes this transaction has locked."""
     await connection.execute(
         text(
@@ -186,10 +190,13 @@ async def write_updates(connection: AsyncConnection, updates: Sequence[RecordUpd
                     cast(:ids as bigint[]), cast(:reported as numeric[]),
                     cast(:settled as boolean[]), cast(:held as text[]), cast(:detail as text[]),
                     cast(:retry_at as timestamptz[]), cast(:counted as boolean[]),
-                    cast(:failed_at as timestamptz[]), cast(:keys as text[]))
-                as u (id, reported, settled, held, detail, retry_at, counted, failed_at, key))
+                    cast(:failed_at as timestamptz[]), cast(:keys as text[]),
+                    cast(:doubtful as boolean[]))
+                as u (id, reported, settled, held, detail, retry_at, counted, failed_at, key,
+                      doubtful))
             update usage_records r set
                 reported_quantity = coalesce(t.reported, r.reported_quantity),
+                doubtful = t.reported is null and (r.doubtful or t.doubtful),
                 sent_key = case when t.settled then null else coalesce(t.key, r.sent_key) end,
                 sent_quantity = case when t.settled then null else r.sent_quantity end,
                 sent_at = case when t.settled then null else r.sent_at end,
@@ -205,7 +212,7 @@ async def write_updates(connection: AsyncConnection, updates: Sequence[RecordUpd
                 reason = t.held,
                 detail = t.detail,
                 due_at = case when t.held is not null or t.reported = r.wanted_quantity then null
-                              else greatest(r.due_at, t.retry_at) end,
+                              else coalesce(greatest(r.due_at, t.retry_at), :now) end,
                 unsent_since = case when t.reported = r.wanted_quantity then null
                                     else r.unsent_since end
             from t where r.id = t.id
@@ -221,5 +228,7 @@ async def write_updates(connection: AsyncConnection, updates: Sequence[RecordUpd
             "counted": [u.counted for u in updates],
             "failed_at": [u.failed_at for u in updates],
             "keys": [u.key for u in updates],
+            "doubtful": [u.doubtful for u in updates],
+            "now": now,
         },
     )

@@ -143,4 +143,5 @@ def update_of(
         key=next_key(record.key, record.key_suffix + 1)
         if decision.verdict is Verdict.NEW_KEY
         else None,
+        doubtful=decision.verdict is Verdict.NEW_KEY and error.in_doubt,
     )

@@ -84,7 +84,7 @@ class OutcomeWriter:
                 if outcome.update is not None
             ]
             if updates:
-                await store.write_updates(connection, updates)
+                await store.write_updates(connection, updates, now=self._clock.now())
             await lanes.release_lanes(connection, [finished.lane.subscription for finished in kept])
 
     async def _write_line(self, connection: AsyncConnection, batch: Sequence[Finished]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import transaction
@@ -107,7 +108,25 @@ async def test_a_renewal_keeps_only_leases_that_still_stand(
     )
     await claim(engine, worker="w2")
     async with transaction(engine) as connection:
-        assert await lanes.renew(connection, mine.values()) == {mine["sub_2"]}
+        renewal = await lanes.renew(connection, mine.values())
+    assert renewal.renewed == {mine["sub_2"]}
+    assert renewal.lost == set(mine.values()) - {mine["sub_2"]}
+
+
+async def test_a_lane_that_booking_has_locked_is_not_lost(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await ledger.want(1, 5)
+    await ledger.want(2, 5)
+    mine = {lane.subscription: lane.token for lane in await claim(engine)}
+    async with transaction(engine) as booking:
+        await booking.execute(
+            text("select 1 from subscription_lanes where subscription = 'sub_1' for update")
+        )
+        async with transaction(engine) as connection:
+            renewal = await lanes.renew(connection, mine.values())
+    assert renewal.renewed == {mine["sub_2"]}
+    assert renewal.lost == set()
 
 
 async def test_a_renewal_lengthens_a_lease(engine: AsyncEngine, ledger: SeededLedger) -> None:
@@ -117,7 +136,8 @@ async def test_a_renewal_lengthens_a_lease(engine: AsyncEngine, ledger: SeededLe
         "update subscription_lanes set leased_until = clock_timestamp() + interval '10 ms'"
     )
     async with transaction(engine) as connection:
-        assert await lanes.renew(connection, [lane.token]) == {lane.token}
+        renewal = await lanes.renew(connection, [lane.token])
+    assert renewal.renewed == {lane.token}
     [row] = await ledger.rows(
         "select leased_until > clock_timestamp() + interval '1 s' as kept from subscription_lanes"
     )
