@@ -135,6 +135,9 @@ item_periods = Table(
     # The exact sum of the amounts booked on the period's records, as a fraction.
     Column("exact_numerator", Numeric, nullable=False),
     Column("exact_denominator", Numeric, nullable=False),
+    # Fixed with the period's first window: with two roundings the total would depend on the order
+    # of arrival. A changed mapping rounds otherwise from the next period on.
+    Column("rounding", Text, nullable=False),
     # The sum of the wanted quantities of the period's records = round(exact), never below zero.
     Column("rounded_total", Numeric, nullable=False),
     UniqueConstraint("subscription_item", "period_start"),
@@ -218,8 +221,11 @@ usage_windows = Table(
     Column("reason", Text),
     Column("detail", Text),
     Column("retry_at", TIMESTAMPTZ),
-    # What of this window is counted in the record now: value x scale at booking, as a fraction.
+    # What of this window is counted in the record now: value x scale, as a fraction. The scale is
+    # that of the price it was booked on: a later correction must not be scaled for another one.
     Column("usage_record_id", ForeignKey("usage_records.id")),
+    Column("scale_numerator", Numeric),
+    Column("scale_denominator", Numeric),
     Column("amount_numerator", Numeric, nullable=False, server_default=text("0")),
     Column("amount_denominator", Numeric, nullable=False, server_default=text("1")),
     Column("booked_at", TIMESTAMPTZ),

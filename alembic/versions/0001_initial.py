@@ -57,6 +57,7 @@ def upgrade() -> None:
         sa.Column("period_end", sa.DateTime(timezone=True), nullable=False),
         sa.Column("exact_numerator", sa.Numeric(), nullable=False),
         sa.Column("exact_denominator", sa.Numeric(), nullable=False),
+        sa.Column("rounding", sa.Text(), nullable=False),
         sa.Column("rounded_total", sa.Numeric(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_item_periods")),
         sa.UniqueConstraint(
@@ -270,6 +271,8 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=True),
         sa.Column("retry_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("usage_record_id", sa.BigInteger(), nullable=True),
+        sa.Column("scale_numerator", sa.Numeric(), nullable=True),
+        sa.Column("scale_denominator", sa.Numeric(), nullable=True),
         sa.Column("amount_numerator", sa.Numeric(), server_default=sa.text("0"), nullable=False),
         sa.Column("amount_denominator", sa.Numeric(), server_default=sa.text("1"), nullable=False),
         sa.Column("booked_at", sa.DateTime(timezone=True), nullable=True),

@@ -184,7 +184,6 @@ class Booker:
                 connection,
                 batch.targets,
                 batch.standing,
-                batch.meters,
                 now=now,
                 linger=self._linger,
             )

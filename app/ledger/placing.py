@@ -5,7 +5,7 @@ where resolving puts it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 
@@ -13,7 +13,6 @@ from app.ledger.booking import Change, Totals, book
 from app.ledger.quantity import amount
 from app.ledger.records import ItemPeriod, RecordKey, UsageRecord
 from app.ledger.windows import PendingWindow
-from app.mapping.models import Rounding
 
 # However often a record changes, it waits no longer than this many lingers in all.
 LINGER_AT_MOST = 10
@@ -29,7 +28,6 @@ class Placed:
     key: RecordKey
     item_period_id: int
     scale: Fraction
-    rounding: Rounding
 
     @property
     def amount(self) -> Fraction:
@@ -61,7 +59,7 @@ def rewrite(
         Totals(period.exact, period.rounded),
         {timestamp: record.wanted for timestamp, record in held.items()},
         [Change(p.key.timestamp, p.amount - p.window.amount) for p in ordered],
-        ordered[-1].rounding,
+        period.rounding,
     )
     behind = _newest_by_record(ordered)
     newest = max(behind.values())
@@ -70,7 +68,7 @@ def rewrite(
         for timestamp, wanted in booked.wanted.items()
         if wanted != held[timestamp].wanted
     ]
-    after = ItemPeriod(period.id, booked.totals.exact, booked.totals.rounded)
+    after = replace(period, exact=booked.totals.exact, rounded=booked.totals.rounded)
     return Rewritten(after, changed, booked.missing)
 
 

@@ -19,10 +19,9 @@ from app.ledger import records as store
 from app.ledger import windows as facts
 from app.ledger.placing import Placed, rewrite
 from app.ledger.windows import SettledWindow
-from app.mapping.models import Rounding, SubscriptionSnapshot
+from app.mapping.models import SubscriptionSnapshot
 from app.mapping.resolve import ENDED
 from app.mapping.snapshots import Snapshots
-
 
 # The dispatcher's word for it (`app.dispatch.reasons`), which this side must not import.
 OUTCOME_IN_DOUBT = "outcome_in_doubt"
@@ -83,7 +82,6 @@ class Rebooker:
                     place.key,
                     place.item_period_id,
                     Fraction(1),
-                    Rounding.HALF_UP,
                 )
                 for window in windows
             ]

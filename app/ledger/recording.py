@@ -14,7 +14,6 @@ from app.ledger import records as store
 from app.ledger.placing import Placed, Rewritten, rewrite
 from app.ledger.records import PeriodKey, RecordKey, RecordPlace
 from app.ledger.windows import PendingWindow, SettledWindow
-from app.mapping.models import MeterMapping
 from app.mapping.resolve import Target
 
 
@@ -26,14 +25,13 @@ async def record(
     connection: AsyncConnection,
     targets: Sequence[tuple[PendingWindow, Target]],
     standing: Sequence[PendingWindow],
-    meters: Mapping[str, MeterMapping],
     *,
     now: datetime,
     linger: timedelta,
 ) -> list[SettledWindow]:
     """Book windows on their records and write these. Raises PlaceMoved.
 
-    A window in `standing` stays on its record; its amount is scaled as `meters` say now.
+    A window in `standing` stays on its record, and is scaled as it was when it was booked there.
     """
     if not targets and not standing:
         return []
@@ -52,11 +50,10 @@ async def record(
             if key in by_key
             else periods[PeriodKey(target.subscription_item, target.period_start)],
             target.scale,
-            target.rounding,
         )
         for window, target in targets
     ]
-    placed += [_standing(window, by_id, meters) for window in standing]
+    placed += [_standing(window, by_id) for window in standing]
     subscriptions = {t.subscription for t in wanted.values()}
     subscriptions |= {place.subscription for place in existing}
     locked = await store.lock_periods(connection, {p.item_period_id for p in placed})
@@ -84,7 +81,13 @@ async def record(
     if changed:
         await store.write_records(connection, changed)
     return [
-        SettledWindow(p.window.id, "booked", usage_record_id=record_ids[p.key], amount=p.amount)
+        SettledWindow(
+            p.window.id,
+            "booked",
+            usage_record_id=record_ids[p.key],
+            amount=p.amount,
+            scale=p.scale,
+        )
         for p in placed
     ]
 
@@ -119,10 +122,8 @@ async def _rewrite(
     return {found.key: found.id for found in held}, rewritten
 
 
-def _standing(
-    window: PendingWindow, by_id: Mapping[int, RecordPlace], meters: Mapping[str, MeterMapping]
-) -> Placed:
+def _standing(window: PendingWindow, by_id: Mapping[int, RecordPlace]) -> Placed:
     assert window.usage_record_id is not None  # noqa: S101 - the caller chose such windows
+    assert window.scale is not None  # noqa: S101 - written with the record
     place = by_id[window.usage_record_id]
-    meter = meters[window.facts.meter]
-    return Placed(window, place.key, place.item_period_id, meter.scale, meter.rounding)
+    return Placed(window, place.key, place.item_period_id, window.scale)

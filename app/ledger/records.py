@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.mapping.models import Rounding
 from app.mapping.resolve import Target
 
 
@@ -48,6 +49,7 @@ class ItemPeriod:
     id: int
     exact: Fraction
     rounded: int
+    rounding: Rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +118,26 @@ async def open_periods(
         "starts": [key.period_start for key in keys],
         "ends": [wanted[key].period_end for key in keys],
         "subscriptions": [wanted[key].subscription for key in keys],
+        "roundings": [wanted[key].rounding.value for key in keys],
     }
     await connection.execute(
         text(
             """
             insert into item_periods (subscription, subscription_item, period_start, period_end,
-                                      exact_numerator, exact_denominator, rounded_total)
-            select t.subscription, t.item, t.start, t.finish, 0, 1, 0
+                                      rounding, exact_numerator, exact_denominator,
+                                      rounded_total)
+            select t.subscription, t.item, t.start, t.finish, t.rounding, 0, 1, 0
             from unnest(cast(:subscriptions as text[]), cast(:items as text[]),
-                        cast(:starts as timestamptz[]), cast(:ends as timestamptz[]))
-                as t (subscription, item, start, finish)
+                        cast(:starts as timestamptz[]), cast(:ends as timestamptz[]),
+                        cast(:roundings as text[]))
+                as t (subscription, item, start, finish, rounding)
             order by t.item, t.start
             on conflict (subscription_item, period_start) do nothing
             """
         ),
         parameters,
     )
-    del parameters["ends"], parameters["subscriptions"]
+    del parameters["ends"], parameters["subscriptions"], parameters["roundings"]
     rows = await connection.execute(
         text(
             """
@@ -151,7 +156,8 @@ async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dic
     rows = await connection.execute(
         text(
             """
-            select id, exact_numerator, exact_denominator, rounded_total from item_periods
+            select id, exact_numerator, exact_denominator, rounded_total, rounding
+            from item_periods
             where id = any(cast(:ids as bigint[])) order by id for update
             """
         ),
@@ -162,6 +168,7 @@ async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dic
             row.id,
             Fraction(int(row.exact_numerator), int(row.exact_denominator)),
             int(row.rounded_total),
+            Rounding(row.rounding),
         )
         for row in rows
     }

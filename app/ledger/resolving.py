@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from app.ledger.windows import AWAITING_SNAPSHOT, PendingWindow, SettledWindow
 from app.mapping.cached import CachedMappings, KnownMappings
-from app.mapping.models import MeterMapping, SubscriptionSnapshot
+from app.mapping.models import SubscriptionSnapshot
 from app.mapping.resolve import NeedsSnapshot, Parked, Resolution, Target, resolve
 from app.mapping.snapshots import Snapshots
 
@@ -28,7 +28,6 @@ class ResolvedBatch:
     standing: list[PendingWindow]
     waiting: list[SettledWindow]
     subscriptions: frozenset[str]
-    meters: dict[str, MeterMapping]
 
 
 class BatchResolver:
@@ -63,7 +62,7 @@ class BatchResolver:
                 waiting.append(_waiting(window, resolution, now))
                 if isinstance(resolution, NeedsSnapshot):
                     needed.add(resolution.subscription)
-        return ResolvedBatch(targets, standing, waiting, frozenset(needed), known.meters)
+        return ResolvedBatch(targets, standing, waiting, frozenset(needed))
 
     async def _resolve(
         self, windows: Iterable[PendingWindow], known: KnownMappings, now: datetime

@@ -56,6 +56,8 @@ class PendingWindow:
     message_at: datetime
     usage_record_id: int | None
     amount: Fraction
+    # The scale it was booked by, where it stands on a record.
+    scale: Fraction | None = None
     # Its subscription was read for it a moment ago: whatever it says now, it is not read again.
     just_read: bool = False
 
@@ -71,6 +73,7 @@ class SettledWindow:
     retry_at: datetime | None = None
     usage_record_id: int | None = None
     amount: Fraction = Fraction(0)
+    scale: Fraction | None = None
 
 
 def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes, str]:
@@ -85,7 +88,8 @@ def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes,
 
 _WINDOW_COLUMNS = """
     id, meter, subject, aggregation, window_end, subject_contradicts, value, svix_id, message_at,
-    state, reason, retry_at, usage_record_id, amount_numerator, amount_denominator
+    state, reason, retry_at, usage_record_id, amount_numerator, amount_denominator,
+    scale_numerator, scale_denominator
 """
 
 # Whoever waits for locked windows takes them in the order of their unique key: so two replicas
@@ -119,7 +123,8 @@ _KEEP = text(
                      then 'pending' else w.state end,
         retry_at = case when w.value <> excluded.value or w.aggregation <> excluded.aggregation
                         then null else w.retry_at end
-    where (excluded.message_at, excluded.svix_id) > (w.message_at, w.svix_id)
+    where (excluded.message_at, excluded.svix_id collate "C")
+        > (w.message_at, w.svix_id collate "C")  -- by code points, as `IncomingWindow.order`
     returning {_WINDOW_COLUMNS}
     """  # noqa: S608 - the columns are a constant of this module
 )
@@ -221,6 +226,9 @@ def _pending(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
         row.message_at,
         row.usage_record_id,
         Fraction(int(row.amount_numerator), int(row.amount_denominator)),
+        None
+        if row.scale_numerator is None
+        else Fraction(int(row.scale_numerator), int(row.scale_denominator)),
         just_read,
     )
 
@@ -238,13 +246,16 @@ async def settle_windows(
                 state = t.state, reason = t.reason, detail = t.detail, retry_at = t.retry_at,
                 usage_record_id = t.usage_record_id,
                 amount_numerator = t.numerator, amount_denominator = t.denominator,
+                scale_numerator = t.scale_numerator, scale_denominator = t.scale_denominator,
                 booked_at = case when t.state = 'booked' then cast(:now as timestamptz) end
             from unnest(
                 cast(:id as bigint[]), cast(:state as text[]), cast(:reason as text[]),
                 cast(:detail as text[]), cast(:retry_at as timestamptz[]),
                 cast(:usage_record_id as bigint[]), cast(:numerator as numeric[]),
-                cast(:denominator as numeric[])
-            ) as t (id, state, reason, detail, retry_at, usage_record_id, numerator, denominator)
+                cast(:denominator as numeric[]), cast(:scale_numerator as numeric[]),
+                cast(:scale_denominator as numeric[])
+            ) as t (id, state, reason, detail, retry_at, usage_record_id, numerator, denominator,
+                    scale_numerator, scale_denominator)
             where w.id = t.id
             """
         ),
@@ -258,6 +269,8 @@ async def settle_windows(
             "usage_record_id": [w.usage_record_id for w in settled],
             "numerator": [Decimal(w.amount.numerator) for w in settled],
             "denominator": [Decimal(w.amount.denominator) for w in settled],
+            "scale_numerator": [w.scale and Decimal(w.scale.numerator) for w in settled],
+            "scale_denominator": [w.scale and Decimal(w.scale.denominator) for w in settled],
         },
     )
 

@@ -133,8 +133,9 @@ async def test_a_record_that_is_unsent_for_long(fresh_url: URL, engine: AsyncEng
                 """
                 with period as (
                     insert into item_periods (subscription, subscription_item, period_start,
-                        period_end, exact_numerator, exact_denominator, rounded_total)
-                    values ('sub_1', 'si_1', :now, :now, 1, 1, 1) returning id)
+                        period_end, rounding, exact_numerator, exact_denominator,
+                        rounded_total)
+                    values ('sub_1', 'si_1', :now, :now, 'half_up', 1, 1, 1) returning id)
                 insert into usage_records (item_period_id, subscription, subscription_item,
                     timestamp, wanted_quantity, svix_id, state, due_at, unsent_since)
                 select id, 'sub_1', 'si_1', 1, 1, 'msg_1', 'due', :now, :now from period

@@ -131,3 +131,37 @@ async def test_an_item_that_is_still_there_is_held_not_sent_round_in_circles(
         await built.status.release_records(reason="item_gone", ids=[], now=now)
         await until(lambda: drained(built), "it is sent")
     assert stripe.standing() == {"si_1": {AT: 5}}
+
+
+async def test_what_may_stand_on_the_old_item_is_not_billed_on_the_new_one(
+    fresh_url: URL, stripe: StripeSide
+) -> None:
+    """Stripe executes the POST and stores a 500 for it; its key is given up; the item goes.
+
+    The refusal of the new key is definite, but says nothing of the old one: to bill the usage on
+    the new item would bill it twice.
+    """
+    match = {"operation": "create_usage_record"}
+    async with bridge(fresh_url, stripe) as built:
+        stripe.control(
+            "POST",
+            "/faults",
+            {"kind": "stored_error", "executed": True, "match": match, "times": 1},
+        )
+        # Keeps the second key from being answered until the item is gone.
+        stripe.control(
+            "POST", "/faults", {"kind": "lock_timeout", "match": match, "skip": 2, "times": 1000}
+        )
+        await deliver(built, 38)
+
+        async def given_up() -> bool:
+            rows = await SeededLedger(built.engine).rows("select doubtful from usage_records")
+            return [row["doubtful"] for row in rows] == [True]
+
+        await until(given_up, "the first key is given up")
+        stripe.control("POST", "/subscription_items/si_1/replace", {"id": "si_1b", "gone": True})
+        stripe.control("DELETE", "/faults")
+        await until(lambda: drained(built), "the record is decided on")
+        summary = await built.status.summary()
+    assert stripe.standing() == {"si_1": {AT: 38}}
+    assert summary.held == {"outcome_in_doubt": 1}

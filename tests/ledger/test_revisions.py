@@ -135,7 +135,9 @@ async def test_a_record_that_comes_back_to_what_stripe_holds_has_nothing_to_send
 ) -> None:
     await world.deliver(row(0, 5))
     await replica.book()
-    await world.run("update usage_records set reported_quantity = 5, state = 'reported'")
+    await world.run(
+        "update usage_records set reported_quantity = 5, state = 'reported', due_at = null"
+    )
     for value, state in [(6, "due"), (5, "reported"), (0, "due")]:
         await world.deliver(row(0, value))
         await replica.book()
@@ -148,7 +150,9 @@ async def test_a_record_that_comes_back_to_what_stripe_holds_has_nothing_to_send
 async def test_a_held_record_stays_held_while_it_changes(world: World, replica: Replica) -> None:
     await world.deliver(row(0, 5))
     await replica.book()
-    await world.run("update usage_records set state = 'held', reason = 'period_closed'")
+    await world.run(
+        "update usage_records set state = 'held', reason = 'period_closed', due_at = null"
+    )
     await world.deliver(row(0, 6))
     await replica.book()
     found = await record(world)
@@ -185,16 +189,6 @@ async def test_a_booked_window_stays_on_its_record_when_the_mapping_changes(
     assert (await world.wanted("si_1"), await world.wanted("si_2")) == ({at(0): 6}, {at(1): 7})
 
 
-async def test_a_revision_is_scaled_as_mapped_now(world: World, replica: Replica) -> None:
-    await world.deliver(row(0, 5), row(1, 5))
-    await replica.book()
-    await world.apply("meters: [{meter: tokens, price: price_1, scale: 10}]")
-    await world.deliver(row(0, 6))
-    await replica.book()
-    assert await world.wanted() == {at(0): 60, at(1): 5}
-    assert await world.total() == (65, 65)
-
-
 async def test_a_record_of_another_period_takes_its_window_with_it(
     world: World, replica: Replica
 ) -> None:
@@ -208,3 +202,33 @@ async def test_a_record_of_another_period_takes_its_window_with_it(
     assert await world.wanted() == {at(0): 7, at(1): 3}
     totals = await world.rows("select rounded_total from item_periods order by period_start")
     assert [found["rounded_total"] for found in totals] == [7, 3]
+
+
+SCALED = """
+meters: [{{meter: tokens, price: price_1, scale: {scale}, rounding: {rounding}}}]
+subjects: [{{subject: customer-1, subscription: sub_1}}]
+"""
+
+
+async def test_a_correction_is_scaled_as_the_window_was_when_it_was_booked(
+    world: World, replica: Replica
+) -> None:
+    """A mapping that moved on to thousands must not turn a million on the old price into one."""
+    await world.deliver(row(0, 1_000_000), row(1, 7))
+    await replica.book()
+    await world.apply(SCALED.format(scale="1/1000", rounding="half_up"))
+    await world.deliver(row(0, 1_000_100), row(2, 5_000))
+    await replica.book()
+    assert await world.wanted() == {at(0): 1_000_100, at(1): 7, at(2): 5}
+
+
+async def test_a_period_keeps_the_rounding_of_its_first_window(
+    world: World, replica: Replica
+) -> None:
+    await world.apply(SCALED.format(scale="1/4", rounding="up"))
+    await world.deliver(row(0, 1))
+    await replica.book()
+    await world.apply(SCALED.format(scale="1/4", rounding="down"))
+    await world.deliver(row(1, 1))
+    await replica.book()
+    assert sum((await world.wanted()).values()) == 1
