@@ -29,15 +29,14 @@ class Step:
     """Whose `transaction` it is, and the call that shows that there was something to do."""
 
     module: str
-    owner: str  # a module, or module:Class
     call: str
 
 
 STEPS = {
-    "receive": Step("app.inbox.repository", "app.inbox.repository", "_insert"),
-    "book": Step("app.ledger.booker", "app.ledger.booker:Booker", "_settle"),
-    "claim": Step("app.dispatch.dispatcher", "app.dispatch.dispatcher", "claim_records"),
-    "write": Step("app.dispatch.writing", "app.dispatch.records", "write_attempts"),
+    "receive": Step("app.inbox.repository", "app.inbox.repository:_insert"),
+    "book": Step("app.ledger.booker", "app.ledger.windows:settle_windows"),
+    "claim": Step("app.dispatch.dispatcher", "app.dispatch.dispatcher:claim_records"),
+    "write": Step("app.dispatch.writing", "app.dispatch.records:write_attempts"),
 }
 POST = "post"
 
@@ -53,16 +52,15 @@ def die() -> Never:
 def crash_at_commit(step: Step, *, after: bool) -> None:
     """Replace the step's `transaction` by one that dies at its commit."""
     module = importlib.import_module(step.module)
-    owner_module, _, owner_class = step.owner.partition(":")
-    owner: Any = importlib.import_module(owner_module)
-    owner = getattr(owner, owner_class) if owner_class else owner
-    call: Callable[..., Awaitable[Any]] = getattr(owner, step.call)
+    where, _, name = step.call.partition(":")
+    owner = importlib.import_module(where)
+    call: Callable[..., Awaitable[Any]] = getattr(owner, name)
     transaction = module.__dict__["transaction"]
 
     @functools.wraps(call)
     async def noted(*args: Any, **kwargs: Any) -> Any:
         result = await call(*args, **kwargs)
-        _worked.set(step.call != "claim_records" or bool(result))
+        _worked.set(name != "claim_records" or bool(result))
         return result
 
     @asynccontextmanager
@@ -75,7 +73,7 @@ def crash_at_commit(step: Step, *, after: bool) -> None:
         if _worked.get():
             die()
 
-    setattr(owner, step.call, noted)
+    setattr(owner, name, noted)
     module.__dict__["transaction"] = crashing
 
 
