@@ -257,7 +257,10 @@ def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Li
 
     def snapshot_changed(subscription: str) -> None:
         if workshop is not None:
-            workshop.snapshots.forget(subscription)
+            if subscription == snapshot_repository.ALL:
+                workshop.snapshots.forget_all()
+            else:
+                workshop.snapshots.forget(subscription)
             workshop.booking.wake()
 
     def missed() -> None:

@@ -4,6 +4,7 @@
                         |                  |
     subject_mappings    |            item_periods      totals of one item in one billing period
     meter_mappings      |            subscription_lanes  who may send for a subscription, and when
+    window_releases     |
     mapping_version  subscription_snapshots   stripe_line  whether anything may be sent at all
     replicas         who runs here
 
@@ -238,15 +239,33 @@ usage_windows = Table(
     Index(
         "ix_usage_windows_parked_subject",
         "subject",
+        "id",
         postgresql_where=text("state = 'parked'"),
     ),
-    Index("ix_usage_windows_parked_meter", "meter", postgresql_where=text("state = 'parked'")),
+    Index(
+        "ix_usage_windows_parked_meter", "meter", "id", postgresql_where=text("state = 'parked'")
+    ),
+    Index(
+        "ix_usage_windows_parked_reason", "reason", "id", postgresql_where=text("state = 'parked'")
+    ),
     Index(
         "ix_usage_windows_parked_retry",
         "retry_at",
         postgresql_where=text("state = 'parked' and retry_at is not null"),
     ),
     Index("ix_usage_windows_usage_record_id", "usage_record_id"),
+)
+
+# What was asked to be released. Parked windows may be millions: the booker turns them into pending
+# ones in batches, each window once, in the order of their ids, and forgets the release at the end.
+window_releases = Table(
+    "window_releases",
+    metadata,
+    _id(),
+    Column("kind", Text, nullable=False),  # of what: meter, subject, subscription, reason
+    Column("name", Text, nullable=False),
+    Column("after_id", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("kind in ('meter', 'subject', 'subscription', 'reason')", name="kind"),
 )
 
 attempts = Table(

@@ -157,6 +157,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("subscription", name=op.f("pk_subscription_snapshots")),
     )
     op.create_table(
+        "window_releases",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("after_id", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.CheckConstraint(
+            "kind in ('meter', 'subject', 'subscription', 'reason')",
+            name=op.f("ck_window_releases_kind"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_window_releases")),
+    )
+    op.create_table(
         "usage_records",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("item_period_id", sa.BigInteger(), nullable=False),
@@ -301,7 +313,14 @@ def upgrade() -> None:
     op.create_index(
         "ix_usage_windows_parked_meter",
         "usage_windows",
-        ["meter"],
+        ["meter", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'parked'"),
+    )
+    op.create_index(
+        "ix_usage_windows_parked_reason",
+        "usage_windows",
+        ["reason", "id"],
         unique=False,
         postgresql_where=sa.text("state = 'parked'"),
     )
@@ -315,7 +334,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_usage_windows_parked_subject",
         "usage_windows",
-        ["subject"],
+        ["subject", "id"],
         unique=False,
         postgresql_where=sa.text("state = 'parked'"),
     )
@@ -353,6 +372,11 @@ def downgrade() -> None:
         postgresql_where=sa.text("state = 'parked' and retry_at is not null"),
     )
     op.drop_index(
+        "ix_usage_windows_parked_reason",
+        table_name="usage_windows",
+        postgresql_where=sa.text("state = 'parked'"),
+    )
+    op.drop_index(
         "ix_usage_windows_parked_meter",
         table_name="usage_windows",
         postgresql_where=sa.text("state = 'parked'"),
@@ -377,6 +401,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("state = 'due'"),
     )
     op.drop_table("usage_records")
+    op.drop_table("window_releases")
     op.drop_table("subscription_snapshots")
     op.drop_index(
         "ix_subscription_lanes_due_at",

@@ -29,6 +29,7 @@ from app.ledger.resolving import BatchResolver
 from app.ledger.windows import IncomingWindow, PendingWindow, WindowKey
 from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
+from app.mapping.releases import release_some
 from app.mapping.repository import share_lock
 from app.mapping.snapshots import Snapshots
 from app.openmeter.report import InvalidMessage, UnknownType, UsageReport, parse_message
@@ -102,6 +103,8 @@ class Booker:
         that fails is booked piece by piece, and the culprit is set aside where the summary shows
         it: a delivery as `failed`, a window parked as `booking_failed`.
         """
+        async with transaction(self._engine) as connection:
+            await release_some(connection, limit=WINDOWS_PER_BATCH)
         try:
             return await self._book(Claim())
         except UNFORESEEN:

@@ -26,6 +26,7 @@ DATABASE_PAUSE = 0.5
 HOUSEKEEPING = 5.0
 # A read that failed is tried again after this; a stopped Stripe is not asked once per window.
 READ_RETRY = timedelta(seconds=10)
+UNFORESEEN_RETRY = timedelta(hours=1)
 READS_IN_FLIGHT = 8
 READS_PER_SECOND = 15  # Stripe allows 25 per endpoint
 
@@ -117,6 +118,10 @@ class BookingLoop:
                 await self._on_read_failed(error)
             except DatabaseUnavailable:
                 return  # the windows are tried again when their patience ends
+            except Exception:
+                # What nobody foresaw must not be asked for every half minute, for ever.
+                logger.exception("%s could not be read", subscription)
+                retry_at = self._clock.now() + UNFORESEEN_RETRY
             try:
                 async with transaction(self._engine) as connection:
                     await facts.snapshot_arrived(connection, subscription, retry_at=retry_at)
@@ -133,4 +138,7 @@ class BookingLoop:
                     self._wake.set()
             except DatabaseUnavailable:
                 logger.debug("the database is not available; parked windows wait")
+            except Exception:
+                # Without this task windows that wait for a time would wait for ever.
+                logger.exception("parked windows could not be looked through")
             await asyncio.sleep(HOUSEKEEPING)

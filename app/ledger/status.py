@@ -10,7 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import transaction
-from app.ledger.windows import KEY_ORDER
+from app.mapping import snapshots
+from app.mapping.releases import KEY_ORDER, ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,30 @@ class RecordRow:
     failures: int
 
 
+_NAMED = """
+    state = 'parked'
+    and (reason = cast(:reason as text) or id = any(cast(:ids as bigint[])))
+"""
+_READ_ANEW = text(
+    f"""
+    update subscription_snapshots set fetched_at = 'epoch' where subscription in (
+        select subscription from subject_mappings where subject in (
+            select subject from usage_windows where {_NAMED}))
+    """  # noqa: S608 - a constant of this module
+)
+_RELEASE = text(
+    f"""
+    update usage_windows set state = 'pending', detail = null, retry_at = null,
+        subject_contradicts = subject_contradicts
+            and reason is distinct from 'subject_contradicts',
+        reason = null
+    where id in (
+        select id from usage_windows
+        where state = 'parked' and id = any(cast(:ids as bigint[])) {KEY_ORDER} for update)
+    """  # noqa: S608 - the order is a constant
+)
+
+
 class StatusRepository:
     """Reads the ledger for people, and releases what they tell it to."""
 
@@ -102,7 +127,8 @@ class StatusRepository:
                         """
                         select
                           (select count(*) from deliveries where state = 'received') as deliveries,
-                          (select count(*) from usage_windows where state = 'pending') as windows,
+                          (select count(*) from usage_windows where state = 'pending')
+                              + (select count(*) from window_releases) as windows,
                           (select count(*) from usage_records where state = 'due') as records,
                           (select min(unsent_since) from usage_records where state = 'due')
                               as oldest_unsent
@@ -212,24 +238,28 @@ class StatusRepository:
             return [_record_row(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's name
 
     async def release_windows(self, *, reason: str | None, ids: Sequence[int]) -> int:
-        """Have parked windows booked anew: those of a reason, or those named.
+        """Have parked windows booked anew: those of a reason, or those named. Returns how many.
 
-        Whoever releases a row that contradicts its query vouches for it.
+        Whoever releases a row that contradicts its query vouches for it; whoever releases what
+        waits for Stripe says that Stripe was mended, so the subscriptions are read again.
         """
-        return await self._release(
-            f"""
-            update usage_windows set state = 'pending', detail = null, retry_at = null,
-                subject_contradicts = subject_contradicts
-                    and reason is distinct from 'subject_contradicts',
-                reason = null
-            where id in (
-                select id from usage_windows
-                where state = 'parked'
-                  and (reason = cast(:reason as text) or id = any(cast(:ids as bigint[])))
-                {KEY_ORDER} for update)
-            """,  # noqa: S608 - the order is a constant
-            {"reason": reason, "ids": list(ids)},
-        )
+        named = {"reason": reason, "ids": list(ids)}
+        async with transaction(self._engine) as connection:
+            count: int = (
+                await connection.execute(
+                    text(f"select count(*) from usage_windows where {_NAMED}"),  # noqa: S608
+                    named,
+                )
+            ).scalar_one()
+            await connection.execute(_READ_ANEW, named)
+            await connection.execute(
+                text("select pg_notify(:channel, :all)"),
+                {"channel": snapshots.CHANNEL, "all": snapshots.ALL},
+            )
+            if reason is not None:
+                await ask(connection, "reason", [reason])
+            await connection.execute(_RELEASE, {"ids": list(ids)})
+        return count
 
     async def release_records(
         self, *, reason: str | None, ids: Sequence[int], now: datetime

@@ -13,6 +13,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger.deliveries import ClaimedDelivery
+from app.mapping.releases import KEY_ORDER
 from app.mapping.resolve import WindowFacts
 
 AWAITING_SNAPSHOT = "awaiting_snapshot"
@@ -91,10 +92,6 @@ _WINDOW_COLUMNS = """
     state, reason, retry_at, usage_record_id, amount_numerator, amount_denominator,
     scale_numerator, scale_denominator
 """
-
-# Whoever waits for locked windows takes them in the order of their unique key: so two replicas
-# never wait for each other in a circle.
-KEY_ORDER = "order by meter, subject, group_key, window_start, window_end"
 
 _KEEP = text(
     f"""

@@ -11,7 +11,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, or_, select, text, update
+from sqlalchemy import Row, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import among, transaction
@@ -23,7 +23,8 @@ from app.mapping.models import (
     SubjectMapping,
     TimestampRule,
 )
-from app.tables import mapping_version, meter_mappings, subject_mappings, usage_windows
+from app.mapping.releases import ask
+from app.tables import mapping_version, meter_mappings, subject_mappings
 
 MAPPING_LOCK = 7_261_946_002
 CHANNEL = "meterbridge_mappings"
@@ -86,7 +87,8 @@ class MappingRepository:
                 await _write_meters(connection, meters, now)
                 await _write_subjects(connection, subjects, now)
                 names = [m.meter for m in meters]
-                await _release(connection, names, list(subjects))
+                await ask(connection, "meter", names)
+                await ask(connection, "subject", subjects)
                 await _notify(connection, names, list(subjects))
             return before
 
@@ -191,34 +193,6 @@ async def _write_subjects(
             for spans in subjects.values()
             for span in spans
         ],
-    )
-
-
-async def _release(
-    connection: AsyncConnection, meters: Sequence[str], subjects: Sequence[str]
-) -> None:
-    """What waited for these meters and subjects is booked anew; what still can't be parks again."""
-    windows = usage_windows.c
-    waiting = (
-        select(windows.id)
-        .where(
-            windows.state == "parked",
-            or_(among(windows.meter, meters), among(windows.subject, subjects)),
-        )
-        # The order of the unique key, as everybody takes windows: see `tables`.
-        .order_by(
-            windows.meter,
-            windows.subject,
-            windows.group_key,
-            windows.window_start,
-            windows.window_end,
-        )
-        .with_for_update()
-    )
-    await connection.execute(
-        update(usage_windows)
-        .where(windows.id.in_(waiting))
-        .values(state="pending", reason=None, detail=None, retry_at=None)
     )
 
 

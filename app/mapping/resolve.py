@@ -25,8 +25,9 @@ ENDED = frozenset({"canceled", "incomplete_expired"})
 # A period that should be open by now but is not in the snapshot: Stripe rolls periods over within
 # moments, and reads are rationed.
 REREAD_FOR_NEXT_PERIOD = timedelta(seconds=5)
-# A period only moves forward, so an old window seldom gains from a fresh read.
-REREAD_FOR_OLD_WINDOW = timedelta(minutes=5)
+# A period only moves forward, so an old window gains from a fresh read only where somebody has
+# changed the subscription by hand.
+REREAD_FOR_OLD_WINDOW = timedelta(minutes=30)
 # Each look costs a read: the longer the period has been overdue, the longer the wait.
 RETRY_NOT_OPEN = timedelta(seconds=15)
 # Stripe's side may be mended by hand. Each look costs a read per subscription; a changed snapshot

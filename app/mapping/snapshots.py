@@ -5,7 +5,7 @@ many windows need it, and shared: memory, then the database, then Stripe.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.clock import Clock
 from app.db import among, transaction
 from app.mapping.cache import Cache
 from app.mapping.models import SnapshotItem, SubscriptionSnapshot
-from app.mapping.reasons import STRIPE_SIDE
+from app.mapping.releases import ask
 from app.stripe_client import ProblemKind, StripeAnswered, StripeClient, Subscription
 from app.tables import subscription_snapshots
 
@@ -25,6 +25,7 @@ CHANNEL = "meterbridge_snapshots"
 # Another replica's read is notified; this bounds the wait where the notification was lost.
 MEMORY_TTL = 60.0
 NEGATIVE_TTL = 1.0
+ALL = "*"
 
 
 def from_stripe(subscription: Subscription, fetched_at: datetime) -> SubscriptionSnapshot:
@@ -127,7 +128,8 @@ class Snapshots:
                     among(subscription_snapshots.c.subscription, names)
                 )
             )
-            return {row.subscription: _from_body(row.fetched_at, row.body) for row in rows}
+            found = {row.subscription: _from_body(row.fetched_at, row.body) for row in rows}
+        return {name: snapshot for name, snapshot in found.items() if snapshot is not None}
 
     async def _save(self, snapshot: SubscriptionSnapshot) -> None:
         """Keep it, tell the replicas; if Stripe's side changed, release what waited for that."""
@@ -157,27 +159,11 @@ class Snapshots:
                 )
             )
             if before != body:
-                await connection.execute(_RELEASE, _release_parameters(snapshot.subscription))
+                await ask(connection, "subscription", [snapshot.subscription])
             await connection.execute(
                 text("select pg_notify(:channel, :name)"),
                 {"channel": CHANNEL, "name": snapshot.subscription},
             )
-
-
-_RELEASE = text(
-    """
-    update usage_windows set state = 'pending', reason = null, detail = null, retry_at = null
-    where id in (
-        select id from usage_windows
-        where state = 'parked' and reason = any(:reasons)
-          and subject in (select subject from subject_mappings where subscription = :subscription)
-        order by meter, subject, group_key, window_start, window_end for update)
-    """
-)
-
-
-def _release_parameters(subscription: str) -> dict[str, object]:
-    return {"reasons": sorted(STRIPE_SIDE), "subscription": subscription}
 
 
 def _to_body(snapshot: SubscriptionSnapshot) -> dict[str, Any]:
@@ -191,16 +177,27 @@ def _to_body(snapshot: SubscriptionSnapshot) -> dict[str, Any]:
     return body
 
 
-def _from_body(fetched_at: datetime, body: dict[str, Any]) -> SubscriptionSnapshot:
-    items = tuple(
-        SnapshotItem(
-            **{
-                **item,
-                "price_metadata": tuple(sorted(item["price_metadata"].items())),
-                "period_start": datetime.fromtimestamp(item["period_start"], UTC),
-                "period_end": datetime.fromtimestamp(item["period_end"], UTC),
-            }
+def _from_body(fetched_at: datetime, body: dict[str, Any]) -> SubscriptionSnapshot | None:
+    """The snapshot as it was stored; None (then it is read again) where another version wrote it
+    without what this one needs. What this one does not know is passed over."""
+    try:
+        items = tuple(
+            SnapshotItem(
+                **{
+                    **_known(SnapshotItem, item),
+                    "price_metadata": tuple(sorted(item["price_metadata"].items())),
+                    "period_start": datetime.fromtimestamp(item["period_start"], UTC),
+                    "period_end": datetime.fromtimestamp(item["period_end"], UTC),
+                }
+            )
+            for item in body["items"]
         )
-        for item in body["items"]
-    )
-    return SubscriptionSnapshot(**{**body, "fetched_at": fetched_at, "items": items})
+        members = {**_known(SubscriptionSnapshot, body), "fetched_at": fetched_at, "items": items}
+        return SubscriptionSnapshot(**members)
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _known(kind: type[SnapshotItem | SubscriptionSnapshot], body: dict[str, Any]) -> dict[str, Any]:
+    names = {member.name for member in fields(kind)}
+    return {name: value for name, value in body.items() if name in names}

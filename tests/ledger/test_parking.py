@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from app.db import transaction
+from app.ledger import booker
 from app.ledger import windows as facts
 from app.ledger.status import StatusRepository
 from app.mapping.reasons import ParkReason
@@ -41,8 +42,8 @@ async def test_applying_the_mapping_releases_what_waited_for_it(
     assert [done.parked for done in rounds if done.parked] == [{reason: 1}]
     assert await unmapped.wanted() == {}
     await unmapped.apply(lacking)
-    assert await unmapped.parked() == {}
     await replica.book()
+    assert await unmapped.parked() == {}
     assert await unmapped.wanted() == {at(0): 5}
     window = await unmapped.window()
     assert (window["state"], window["reason"], window["detail"]) == ("booked", None, None)
@@ -133,7 +134,6 @@ async def test_a_booking_under_way_holds_the_apply_back(
     go_on.set()
     assert (await booking).parked == {"no_subject_mapping": 1}
     await applying
-    assert await unmapped.states() == {"pending": 1}
     await replica.book()
     assert await unmapped.wanted() == {at(0): 1}
 
@@ -148,10 +148,9 @@ async def test_a_change_at_stripe_releases_what_waited_for_it(
     assert window["reason"] == "item_not_found"
     assert window["retry_at"] == NOW + timedelta(hours=6)
     await replica.snapshots.refresh("sub_1")
-    assert await world.states() == {"parked": 1}  # Stripe says the same: nothing is released
+    assert await world.rows("select * from window_releases") == []  # Stripe says the same
     world.stripe.show("sub_1")
     await replica.snapshots.refresh("sub_1")
-    assert await world.states() == {"pending": 1}
     await replica.book()
     assert await world.wanted() == {at(0): 5}
 
@@ -223,7 +222,7 @@ async def test_a_window_outside_the_known_period_has_the_subscription_read_once(
 ) -> None:
     await world.deliver(row(0, 1))
     await replica.book()
-    world.clock.advance(timedelta(minutes=10))
+    world.clock.advance(timedelta(minutes=40))
     await world.deliver(row(-24 * 30, 5), row(-24 * 31, 5))
     await replica.book()
     assert world.stripe.reads == {"sub_1": 2}
@@ -296,3 +295,55 @@ async def test_while_stripe_cannot_be_read_windows_wait_and_are_booked_later(
     await replica.book()
     assert await world.wanted() == {at(0): 5}
     assert world.stripe.reads == {"sub_1": 2}
+
+
+async def test_many_parked_windows_are_released_in_batches_each_once(
+    unmapped: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One statement for all ran into its timeout at 600,000 parked windows, every time."""
+    monkeypatch.setattr(booker, "WINDOWS_PER_BATCH", 3)
+    await unmapped.apply(METER)
+    await unmapped.deliver(*(row(hour, 1) for hour in range(10)))
+    await replica.book()
+    assert await unmapped.parked() == {"no_subject_mapping": 10}
+    await unmapped.apply(SUBJECT)
+    await replica.booker.book()
+    assert (await unmapped.parked())["no_subject_mapping"] == 7
+    assert not (await StatusRepository(unmapped.engine).backlog()).drained
+    await replica.book()
+    assert await unmapped.parked() == {}
+    assert sum((await unmapped.wanted()).values()) == 10
+    assert await unmapped.rows("select * from window_releases") == []
+    assert (await StatusRepository(unmapped.engine).backlog()).windows == 0
+
+
+async def test_a_release_that_helps_nothing_ends(unmapped: World, replica: Replica) -> None:
+    await unmapped.apply(METER)
+    await unmapped.deliver(row(0, 1), row(1, 1))
+    await replica.book()
+    released = await StatusRepository(unmapped.engine).release_windows(
+        reason="no_subject_mapping", ids=()
+    )
+    assert released == 2
+    await replica.book()
+    assert await unmapped.parked() == {"no_subject_mapping": 2}
+    assert await unmapped.rows("select * from window_releases") == []
+
+
+@pytest.mark.parametrize("by", ["reason", "ids"])
+async def test_a_release_reads_stripe_anew(world: World, replica: Replica, by: str) -> None:
+    """Answered from a snapshot of ten minutes ago, it would park for six more hours."""
+    world.stripe.held["sub_1"] = snapshot(item("si_1", price_id="price_9"))
+    await world.deliver(row(0, 5))
+    await replica.book()
+    world.clock.advance(timedelta(minutes=10))
+    world.stripe.show("sub_1")
+    window = await world.window()
+    await StatusRepository(world.engine).release_windows(
+        reason="item_not_found" if by == "reason" else None,
+        ids=[] if by == "reason" else [window["id"]],
+    )
+    replica.snapshots.forget_all()  # as the notification has it
+    await replica.book()
+    assert world.stripe.reads == {"sub_1": 2}
+    assert await world.wanted() == {at(0): 5}

@@ -263,8 +263,8 @@ def test_the_edges_of_the_period(
     [
         (WINDOW, MAX_AGE, False),
         (WINDOW, MAX_AGE + SECOND, True),
-        (ending(PERIOD_START), timedelta(minutes=5), False),
-        (ending(PERIOD_START), timedelta(minutes=5, seconds=1), True),
+        (ending(PERIOD_START), timedelta(minutes=30), False),
+        (ending(PERIOD_START), timedelta(minutes=30, seconds=1), True),
         (ending(PERIOD_END + HOUR), timedelta(seconds=5), False),
         (ending(PERIOD_END + HOUR), timedelta(seconds=6), True),
     ],
