@@ -3,6 +3,9 @@
 Plan changes delete items and make new ones. If a fresh look at Stripe shows that the item can
 indeed not be billed, and nothing of the record stands there, its windows are taken off the record
 and booked anew (or parked under the reason that the fresh snapshot gives). Otherwise it is held.
+
+The other records of the item's period that were never sent go with it: they would be refused one
+by one, at a read each, and fractions that they carry for each other would be left behind.
 """
 
 from dataclasses import replace
@@ -18,6 +21,7 @@ from app.db import transaction
 from app.ledger import records as store
 from app.ledger import windows as facts
 from app.ledger.placing import Placed, rewrite
+from app.ledger.records import RecordPlace, UsageRecord
 from app.ledger.windows import SettledWindow
 from app.mapping.models import SubscriptionSnapshot
 from app.mapping.resolve import ENDED
@@ -25,6 +29,8 @@ from app.mapping.snapshots import Snapshots
 
 # The dispatcher's word for it (`app.dispatch.reasons`), which this side must not import.
 OUTCOME_IN_DOUBT = "outcome_in_doubt"
+# A transaction stays far below the statement timeout; what is left over is refused in its turn.
+RECORDS_AT_ONCE = 500
 
 
 def still_billable(snapshot: SubscriptionSnapshot, subscription_item: str) -> bool:
@@ -65,37 +71,69 @@ class Rebooker:
             snapshot = await self._snapshots.refresh(subscription)
         gone = not still_billable(snapshot, subscription_item)
         async with transaction(self._engine) as connection:
-            windows = await facts.lock_booked(connection, record_id)
             (place,) = await store.places(connection, [record_id], [])
+            unsent = await _unsent_beside(connection, place) if gone else []
+            windows = await facts.lock_booked(connection, [record_id, *unsent])
+            places = await store.places(connection, [record_id, *unsent], [])
             periods = await store.lock_periods(connection, [place.item_period_id])
             now = self._clock.now()
             await store.lock_lanes(connection, [subscription], due_at=now)
-            (record,) = await store.lock_records(connection, [place.key])
+            records = {
+                record.id: record
+                for record in await store.lock_records(connection, [p.key for p in places])
+            }
+            record = records[record_id]
             if record.unsettled:
                 return  # it was taken up again meanwhile, and that answer decides
-            if not (gone and windows and record.reported == 0 and not record.doubtful):
+            windows = [w for w in windows if _never_sent(records.get(w.usage_record_id or 0))]
+            if not (gone and any(w.usage_record_id == record_id for w in windows)):
                 await _hold(connection, record_id, OUTCOME_IN_DOUBT if record.doubtful else reason)
                 return
             emptied = [
                 Placed(
                     replace(window, value=Decimal(0)),
-                    place.key,
+                    records[window.usage_record_id or 0].key,
                     place.item_period_id,
                     Fraction(1),
                 )
                 for window in windows
             ]
+            given = [r for r in records.values() if _never_sent(r)]
             period = periods[place.item_period_id]
-            result = rewrite(period, [record], emptied, now=now, linger=timedelta(0))
+            result = rewrite(period, given, emptied, now=now, linger=timedelta(0))
             if result.missing:
                 others = await store.lock_period_records(connection, place.item_period_id)
-                others = [other for other in others if other.id != record.id]
-                result = rewrite(period, [record, *others], emptied, now=now, linger=timedelta(0))
+                known = {r.id for r in given}
+                given += [other for other in others if other.id not in known]
+                result = rewrite(period, given, emptied, now=now, linger=timedelta(0))
             await store.write_periods(connection, [result.period])
             await store.write_records(connection, result.records)
             await facts.settle_windows(
                 connection, [SettledWindow(window.id, "pending") for window in windows], now=now
             )
+
+
+def _never_sent(record: UsageRecord | None) -> bool:
+    """Whether nothing of a record stands at Stripe, for certain."""
+    return (
+        record is not None and record.reported == 0 and not record.unsettled and not record.doubtful
+    )
+
+
+async def _unsent_beside(connection: AsyncConnection, place: RecordPlace) -> list[int]:
+    """Other records of the period of which nothing stands at Stripe; those with something first."""
+    rows = await connection.execute(
+        text(
+            """
+            select id from usage_records
+            where item_period_id = :period and id <> :id and reported_quantity = 0
+              and sent_key is null and state <> 'held'
+            order by wanted_quantity = 0, timestamp limit :limit
+            """
+        ),
+        {"period": place.item_period_id, "id": place.id, "limit": RECORDS_AT_ONCE},
+    )
+    return list(rows.scalars())
 
 
 async def _hold(connection: AsyncConnection, record_id: int, reason: str) -> None:

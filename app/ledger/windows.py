@@ -198,16 +198,19 @@ async def set_aside(
     )
 
 
-async def lock_booked(connection: AsyncConnection, usage_record_id: int) -> list[PendingWindow]:
-    """Lock the windows that stand on a record."""
+async def lock_booked(
+    connection: AsyncConnection, usage_record_ids: Sequence[int]
+) -> list[PendingWindow]:
+    """Lock the windows that stand on some records."""
     rows = await connection.execute(
         text(
             f"""
             select {_WINDOW_COLUMNS} from usage_windows
-            where usage_record_id = :record and state = 'booked' {KEY_ORDER} for update
+            where usage_record_id = any(cast(:records as bigint[])) and state = 'booked'
+            {KEY_ORDER} for update
             """  # noqa: S608 - the columns are a constant of this module
         ),
-        {"record": usage_record_id},
+        {"records": list(usage_record_ids)},
     )
     return [_pending(row) for row in rows]
 

@@ -5,9 +5,11 @@ import logging
 import pytest
 
 from app.ledger import booker, recording, resolving
-from app.ledger.placing import Rewritten
+from app.ledger import records as store
+from app.ledger.placing import Rewritten, rewrite
 from app.ledger.recording import PlaceMoved
 from app.ledger.status import StatusRepository
+from app.mapping.resolve import resolve
 from app.openmeter.report import OtherMessage, UsageReport, parse_message
 from tests.ledger.world import Replica, World, at, row
 
@@ -67,7 +69,6 @@ async def test_a_body_that_was_accepted_but_cannot_be_read_is_set_aside(
 @pytest.fixture
 def poisoned_resolving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resolving with a defect: it fails on a certain subject."""
-    resolve = resolving.resolve
 
     def fail(window, **known):  # type: ignore[no-untyped-def]
         if window.subject == "poison":
@@ -143,7 +144,7 @@ async def test_a_record_that_moves_again_and_again_is_only_a_repetition(
     await world.deliver(row(0, 5))
     await replica.booker.book()
     await replica.read(["sub_1"])
-    rewrite, moves = recording.rewrite, iter([True] * 3)
+    moves = iter([True] * 3)
 
     def moving(*args, **kwargs):  # type: ignore[no-untyped-def]
         if next(moves, False):
@@ -162,7 +163,7 @@ async def test_a_record_made_meanwhile_in_another_period_takes_the_window(
     await world.deliver(row(0, 5))
     await replica.booker.book()
     await replica.read(["sub_1"])
-    look, looks = recording.store.places, iter([True])
+    look, looks = store.places, iter([True])
 
     async def too_early(connection, ids, keys):  # type: ignore[no-untyped-def]
         found = await look(connection, ids, keys)
@@ -183,7 +184,7 @@ async def test_a_record_made_meanwhile_in_another_period_takes_the_window(
             )
         return found
 
-    monkeypatch.setattr(recording.store, "places", too_early)
+    monkeypatch.setattr(store, "places", too_early)
     await replica.booker.book()
     assert await world.wanted() == {at(0): 7}
     [period] = await world.rows("select * from item_periods")

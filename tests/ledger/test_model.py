@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.ledger.world import Replica, World, at, row
@@ -117,9 +117,11 @@ async def check(
         assert wanted == own
 
 
-# The database of a test serves all its examples, each of which starts over.
+# The database of a test serves all its examples, each of which starts over. A failing example is
+# small enough as it is found: shrinking it takes minutes here.
 thorough = settings(
     max_examples=12,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -1,0 +1,153 @@
+"""A record whose item Stripe calls gone: moved where that is sound, held where it is not."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.ledger.rebooking import Rebooker, still_billable
+from app.mapping.models import SubscriptionSnapshot
+from tests.ledger.world import Replica, World, at, row
+from tests.mapping.stripe_side import item, snapshot
+
+BILLABLE: list[tuple[SubscriptionSnapshot, bool]] = [
+    (snapshot(item()), True),
+    (snapshot(item("si_2"), item()), True),
+    (snapshot(item(), status="past_due"), True),
+    (snapshot(item(aggregate_usage="max")), True),
+    (snapshot(item("si_2")), False),
+    (snapshot(item(), status="canceled"), False),
+    (snapshot(item(), status="incomplete_expired"), False),
+    (replace(snapshot(item()), found=False), False),
+    (snapshot(item(usage_type="licensed")), False),
+    (snapshot(item(billing_meter="mtr_1")), False),
+    (snapshot(item(billing_thresholds=True)), False),
+    (snapshot(item(), billing_thresholds=True), False),
+]
+
+
+@pytest.mark.parametrize(("shown", "billable"), BILLABLE)
+def test_an_item_is_gone_or_still_takes_usage(shown: SubscriptionSnapshot, billable: bool) -> None:
+    assert still_billable(shown, "si_1") is billable
+
+
+async def refused(world: World, replica: Replica, item_name: str = "si_1") -> None:
+    """Stripe has refused the oldest due record of the item."""
+    [record, *_] = await world.rows(
+        "select id from usage_records where subscription_item = :item and state = 'due' "
+        "order by timestamp",
+        item=item_name,
+    )
+    rebooker = Rebooker(world.engine, world.clock, replica.snapshots)
+    await rebooker.resolve_again(record["id"], "sub_1", item_name, reason="item_gone")
+
+
+async def record(world: World) -> dict[str, Any]:
+    [found] = await world.rows("select * from usage_records where subscription_item = 'si_1'")
+    return found
+
+
+async def test_the_windows_move_to_the_item_that_took_its_place(
+    world: World, replica: Replica
+) -> None:
+    await world.deliver(row(0, 5), row(0, 6, groupBy={"a": "b"}))
+    await replica.book()
+    world.stripe.held["sub_1"] = snapshot(item("si_new"))
+    await refused(world, replica)
+    assert await world.states() == {"pending": 2}
+    await replica.book()
+    assert (await world.wanted("si_1"), await world.wanted("si_new")) == ({at(0): 0}, {at(0): 11})
+    assert (await record(world))["state"] == "reported"
+    assert (await world.total("si_1"), await world.total("si_new")) == ((0, 0), (11, 11))
+    assert world.stripe.reads == {"sub_1": 2}
+
+
+async def test_without_a_new_item_the_windows_are_parked(world: World, replica: Replica) -> None:
+    await world.deliver(row(0, 5))
+    await replica.book()
+    world.stripe.held["sub_1"] = snapshot(status="canceled")
+    await refused(world, replica)
+    await replica.book()
+    assert await world.parked() == {"subscription_ended": 1}
+    assert (await record(world))["state"] == "reported"
+
+
+STANDING = [
+    pytest.param("si_1", "revision = 1", "item_gone", id="the item is still there"),
+    pytest.param("si_new", "reported_quantity = 2", "item_gone", id="part of it stands at Stripe"),
+    pytest.param("si_new", "doubtful = true", "outcome_in_doubt", id="it may have been executed"),
+]
+
+
+@pytest.mark.parametrize(("shown", "sent", "reason"), STANDING)
+async def test_what_may_be_billed_twice_is_held(
+    world: World, replica: Replica, shown: str, sent: str, reason: str
+) -> None:
+    await world.deliver(row(0, 5))
+    await replica.book()
+    await world.run(f"update usage_records set {sent}")
+    world.stripe.held["sub_1"] = snapshot(item(shown))
+    await refused(world, replica)
+    found = await record(world)
+    assert (found["state"], found["reason"], found["due_at"]) == ("held", reason, None)
+    assert found["wanted_quantity"] == 5
+    assert await world.states() == {"booked": 1}
+
+
+async def test_a_record_that_was_taken_up_again_is_left_to_that_answer(
+    world: World, replica: Replica
+) -> None:
+    await world.deliver(row(0, 5))
+    await replica.book()
+    await world.run("update usage_records set sent_key = 'k', sent_quantity = 5")
+    world.stripe.held["sub_1"] = snapshot(item("si_new"))
+    await refused(world, replica)
+    assert (await record(world))["state"] == "due"
+    assert await world.states() == {"booked": 1}
+
+
+@pytest.mark.parametrize("sent", ["sent_key = 'k', sent_quantity = 2", "doubtful = true"])
+async def test_what_may_stand_of_the_other_records_stays(
+    world: World, replica: Replica, sent: str
+) -> None:
+    await world.deliver(row(0, 1), row(1, 2))
+    await replica.book()
+    await world.run(f"update usage_records set {sent} where timestamp = :at", at=at(1))
+    world.stripe.held["sub_1"] = snapshot(item("si_new"))
+    await refused(world, replica)
+    await replica.book()
+    assert await world.wanted("si_1") == {at(0): 0, at(1): 2}
+    assert await world.wanted("si_new") == {at(0): 1}
+
+
+async def test_all_that_is_unsent_of_the_item_moves_at_once(world: World, replica: Replica) -> None:
+    """One refusal and one read, however many records the item has."""
+    await world.deliver(*(row(hour, hour + 1) for hour in range(5)))
+    await replica.book()
+    await world.run(
+        "update usage_records set reported_quantity = wanted_quantity, state = 'reported', "
+        "due_at = null, unsent_since = null where timestamp = :at",
+        at=at(0),
+    )
+    world.stripe.held["sub_1"] = snapshot(item("si_new"))
+    await refused(world, replica)
+    await replica.book()
+    assert await world.wanted("si_1") == {at(0): 1, at(1): 0, at(2): 0, at(3): 0, at(4): 0}
+    assert await world.wanted("si_new") == {at(1): 2, at(2): 3, at(3): 4, at(4): 5}
+    assert await world.rows("select 1 from usage_records where state = 'held'") == []
+    assert world.stripe.reads == {"sub_1": 2}
+
+
+async def test_fractions_leave_nothing_behind_on_an_item_that_is_gone(
+    world: World, replica: Replica
+) -> None:
+    """0.6 and 0.6 are 1 and 0: moving the first alone would leave its 1 behind for the second."""
+    await world.deliver(row(0, "0.6"), row(1, "0.6"))
+    await replica.book()
+    assert await world.wanted("si_1") == {at(0): 1, at(1): 0}
+    world.stripe.held["sub_1"] = snapshot(item("si_new"))
+    await refused(world, replica)
+    await replica.book()
+    assert await world.total("si_1") == (0, 0)
+    assert await world.total("si_new") == (1, 1)
+    assert await world.rows("select 1 from usage_records where state = 'held'") == []
