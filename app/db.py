@@ -46,9 +46,9 @@ def database_url(raw: str) -> URL:
             "DATABASE_URL: is not a database address (special characters in the password are "
             "written %XX)"
         ) from None
-    unknown = sorted(set(url.query) - _QUERY)
-    if unknown:
-        raise SettingsError(f"DATABASE_URL: the parameter {unknown[0]} is not known; leave it out")
+    if set(url.query) - _QUERY:
+        known = ", ".join(sorted(_QUERY))
+        raise SettingsError(f"DATABASE_URL: has a parameter that is none of {known}; leave it out")
     if "sslmode" in url.query:  # libpq's word for what asyncpg calls ssl
         url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(
             ["sslmode"]

@@ -86,6 +86,7 @@ class RecordRow:
     due_at: datetime | None
     revision: int
     failures: int
+    in_doubt: bool
 
 
 _NAMED = """
@@ -218,7 +219,7 @@ class StatusRepository:
                     """
                     select id, subscription, subscription_item, timestamp,
                            wanted_quantity, reported_quantity, state, reason, detail, due_at,
-                           revision, failures
+                           revision, failures, (sent_key is not null or doubtful) as in_doubt
                     from usage_records
                     where id > :after
                       and (cast(:state as text) is null or state = :state)

@@ -120,6 +120,10 @@ class RecordView(BaseModel):
     due_at: datetime | None
     revision: int
     failures: int
+    in_doubt: bool = Field(
+        description="An attempt whose outcome Stripe did not tell may have counted: until it is "
+        "settled, Stripe may hold something else than `reported_quantity`."
+    )
 
 
 class WindowPage(BaseModel):
@@ -283,6 +287,7 @@ async def list_records(
             due_at=row.due_at,
             revision=row.revision,
             failures=row.failures,
+            in_doubt=row.in_doubt,
         )
         for row in rows
     ]
