@@ -13,13 +13,13 @@ class Receipt(StrEnum):
     """What the inbox answers, always after the commit."""
 
     ACCEPTED = "accepted"
-    """Stored to be booked: new, or valid now after it was rejected before."""
+    """Stored to be booked: new, or the very body that was rejected before and can be read now."""
     DUPLICATE = "duplicate"
     """The same id with the same body stands already; nothing was changed."""
     REJECTED = "rejected"
-    """Not a usage report; kept so that a resend of the id can go through after a fix."""
+    """Not a usage report; kept so that a resend can go through once this program can read it."""
     CONFLICT = "conflict"
-    """The id stands with another body, which stays; nothing was changed."""
+    """The id stands with another body, also a rejected one, which stays; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)

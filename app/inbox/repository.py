@@ -36,17 +36,17 @@ _STANDING = text(
     where svix_id = any(cast(:svix_ids as text[]))
     """
 )
+# Only the very body that was rejected: an id that stands for two contents is settled by people.
 # `message_at` stays that of the first sight: a resend must not overtake a later correction.
 _READMIT = text(
     """
     update deliveries
-    set body = given.body, body_sha256 = given.body_sha256, received_at = given.received_at,
-        state = 'received', faults = null, settled_at = null
+    set received_at = given.received_at, state = 'received', faults = null, settled_at = null
     from unnest(
-        cast(:svix_ids as text[]), cast(:bodies as bytea[]), cast(:digests as bytea[]),
-        cast(:received_ats as timestamptz[])
-    ) as given (svix_id, body, body_sha256, received_at)
-    where deliveries.svix_id = given.svix_id and deliveries.state = 'rejected'
+        cast(:svix_ids as text[]), cast(:digests as bytea[]), cast(:received_ats as timestamptz[])
+    ) as given (svix_id, body_sha256, received_at)
+    where deliveries.svix_id = given.svix_id and deliveries.body_sha256 = given.body_sha256
+        and deliveries.state = 'rejected'
     returning deliveries.svix_id
     """
 )
@@ -70,15 +70,15 @@ class Standing:
 
 def receipt_for(delivery: Delivery, standing: Standing) -> Receipt | None:
     """What a delivery whose id stands already is answered; None where it is to be readmitted."""
-    if standing.state == "rejected":
-        return None if delivery.faults is None else Receipt.REJECTED
-    if standing.body_sha256 == delivery.body_sha256:
+    if standing.body_sha256 != delivery.body_sha256:
+        return Receipt.CONFLICT
+    if standing.state != "rejected":
         return Receipt.DUPLICATE
-    return Receipt.CONFLICT
+    return None if delivery.faults is None else Receipt.REJECTED
 
 
 Receipts = dict[str, Receipt | None]
-"""By `svix_id`. None: rejected before and valid now, so `readmit` it."""
+"""By `svix_id`. None: the same body, rejected before and valid now, so `readmit` it."""
 
 
 class DeliveryRepository:
@@ -100,7 +100,7 @@ class DeliveryRepository:
             return receipts | await _answer(connection, known)
 
     async def readmit(self, deliveries: Sequence[Delivery]) -> Receipts:
-        """Turn rejected deliveries into received ones, with the body that is valid.
+        """Turn rejected deliveries of the same bodies into received ones.
 
         A transaction of its own: one that inserts and then locks old rows could wait in a circle
         with another replica's.
@@ -112,14 +112,13 @@ class DeliveryRepository:
                 _READMIT,
                 {
                     "svix_ids": svix_ids,
-                    "bodies": [delivery.body for delivery in deliveries],
                     "digests": [delivery.body_sha256 for delivery in deliveries],
                     "received_ats": [delivery.received_at for delivery in deliveries],
                 },
             )
             readmitted = set(result.scalars())
             receipts: Receipts = dict.fromkeys(readmitted, Receipt.ACCEPTED)
-            # Another replica was faster: its body stands now, and this one is held against it.
+            # Another replica was faster, or another body stands there.
             late = [delivery for delivery in deliveries if delivery.svix_id not in readmitted]
             return receipts | await _answer(connection, late)
 

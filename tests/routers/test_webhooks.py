@@ -75,9 +75,18 @@ async def test_another_body_under_the_same_id_is_an_alarm(
     assert [row.body for row in await stored(engine)] == [BODY]
 
 
-async def test_what_cannot_be_read_is_kept_and_goes_through_after_a_fix(
+async def test_another_body_under_a_rejected_id_is_an_alarm_too(
     receiver: Receiver, engine: AsyncEngine
 ) -> None:
+    wrong = encoded(report(meter={}))
+    assert (await receiver.send(wrong)).status_code == 422
+    with capture_logs() as logs:
+        assert (await receiver.send(BODY)).status_code == 409
+    assert [entry["event"] for entry in logs] == ["delivery_conflict"]
+    assert [(row.body, row.state) for row in await stored(engine)] == [(wrong, "rejected")]
+
+
+async def test_what_cannot_be_read_is_kept(receiver: Receiver, engine: AsyncEngine) -> None:
     wrong = encoded(report(meter={}))
     for _ in range(2):
         answer = await receiver.send(wrong)
@@ -92,6 +101,13 @@ async def test_what_cannot_be_read_is_kept_and_goes_through_after_a_fix(
     (row,) = await stored(engine)
     assert (row.state, row.body) == ("rejected", wrong)
     assert row.faults == [{"path": "meter.slug", "message": "is missing"}]
+
+
+async def test_what_was_rejected_goes_through_once_this_program_can_read_it(
+    receiver: Receiver, engine: AsyncEngine
+) -> None:
+    await receiver.send(BODY)
+    await set_state(engine, "msg_1", "rejected")  # as a release that could not read it left it
     assert (await receiver.send(BODY)).status_code == 202
     (row,) = await stored(engine)
     assert (row.state, row.body, row.faults) == ("received", BODY, None)
