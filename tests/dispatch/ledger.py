@@ -11,9 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import transaction
-from app.ledger import records as store
-from app.ledger.placing import Placed, rewrite
-from app.ledger.records import RecordKey
+from app.ledger.recording import record
 from app.ledger.windows import PendingWindow
 from app.mapping.models import Rounding
 from app.mapping.resolve import Target, WindowFacts
@@ -61,27 +59,27 @@ class SeededLedger:
         """Book a quantity for `si_N` at a second, due at once."""
         subscription, item = f"sub_{number}", f"si_{number}"
         svix_id = svix_id or f"msg_{next(self._ids)}"
-        key = RecordKey(item, at)
         target = Target(subscription, item, *PERIOD, at, Fraction(1), Rounding.HALF_UP)
         async with transaction(self._engine) as connection:
-            [period_id] = (await store.open_periods(connection, [target])).values()
-            locked = await store.lock_periods(connection, [period_id])
-            await store.lock_lanes(connection, [subscription], due_at=now)
-            await store.add_records(connection, [(key, subscription, period_id, svix_id)])
-            [record] = await store.lock_records(connection, [key])
-            window = PendingWindow(
-                record.id,
-                WindowFacts("ai_prompt_tokens", "customer-1", "SUM", now),
-                Decimal(quantity),
-                svix_id,
-                now,
-                record.id,
-                Fraction(record.wanted),
+            wanted = await connection.scalar(
+                text(
+                    "select wanted_quantity::bigint from usage_records "
+                    "where subscription_item = :item and timestamp = :at"
+                ),
+                {"item": item, "at": at},
             )
-            placed = Placed(window, key, period_id, Fraction(1), Rounding.HALF_UP)
-            result = rewrite(locked[period_id], [record], [placed], now=now, linger=timedelta(0))
-            await store.write_periods(connection, [result.period])
-            await store.write_records(connection, result.records)
+            # One window that revises all that stands on the record.
+            window = PendingWindow(
+                id=0,
+                facts=WindowFacts("ai_prompt_tokens", "customer-1", "SUM", now),
+                value=Decimal(quantity),
+                svix_id=svix_id,
+                message_at=now,
+                usage_record_id=None,
+                amount=Fraction(wanted or 0),
+                scale=Fraction(1),
+            )
+            await record(connection, [(window, target)], [], now=now, linger=timedelta(0))
 
     async def record(self, number: int, *, at: int = AT) -> Written:
         """The record of `si_N` at a second."""
