@@ -5,6 +5,8 @@ Each field's description is the text of `meterbridge serve --help` and of README
 
 import base64
 import binascii
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -15,12 +17,41 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.errors import SettingsError
 
 MIN_SECRET_BYTES = 24
+_DAY = 86_400.0
+# Scheme, host or [address], port, path, as Stripe's client takes them: neither user nor password
+# (they would reach logs), neither query nor fragment (paths are appended), nothing to be escaped.
+_STRIPE_ADDRESS = re.compile(
+    r"https?://([a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+    r"(/[a-z0-9_~-][a-z0-9._~-]*)*/*",
+    re.IGNORECASE,
+)
+_NUMBER_AND_DOTS = re.compile(r"[0-9.]+")
+_LONGEST_HEADER = 255
 
 
 def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+_FITS_A_HEADER = f"visible ASCII without spaces, at most {_LONGEST_HEADER} characters"
+
+
+def _fits_a_header(value: str) -> bool:
+    return len(value) <= _LONGEST_HEADER and all("!" <= character <= "~" for character in value)
+
+
+def _is_reachable(address: str) -> bool:
+    """Whether port and numeric host of a well-formed address are in range."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        if ":" in host or _NUMBER_AND_DOTS.fullmatch(host):
+            ip_address(host)
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def decode_webhook_secret(secret: str) -> bytes:
@@ -40,7 +71,11 @@ class Settings(BaseSettings):
     """All settings. Frozen: a running process never changes its mind."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     database_url: SecretStr | None = Field(
@@ -67,7 +102,7 @@ class Settings(BaseSettings):
     )
     stripe_rate_limit: float = Field(
         20,
-        gt=0,
+        ge=0.01,
         le=1000,
         description="Usage-record calls a second, per process (Stripe allows 25).",
     )
@@ -90,15 +125,24 @@ class Settings(BaseSettings):
         25, ge=0, le=600, description="Seconds that calls in flight get to finish after SIGTERM."
     )
     snapshot_max_age: float = Field(
-        3600, gt=0, description="Seconds after which a subscription is read again from Stripe."
+        # A day: Stripe allows 500 reads per transaction on average, and a change that matters is
+        # noticed by itself (an item that is gone, a window beyond the period).
+        86400,
+        gt=0,
+        le=31 * _DAY,
+        description="Seconds after which a subscription is read again from Stripe.",
     )
     mapping_cache_ttl: float = Field(
         300,
         gt=0,
+        le=_DAY,
         description="Seconds a mapping stays cached; a change is seen at once regardless.",
     )
     mapping_cache_size: int = Field(
-        50_000, ge=1, description="Subjects and subscriptions kept in memory at most."
+        50_000,
+        ge=1,
+        le=10_000_000,
+        description="Subjects and subscriptions kept in memory at most.",
     )
     database_pool_size: int = Field(
         10, ge=3, le=200, description="Database connections per process."
@@ -147,6 +191,8 @@ class Settings(BaseSettings):
         for position, token in enumerate(value, start=1):
             if len(token.get_secret_value()) < 16:
                 raise ValueError(f"token {position} is shorter than 16 characters")
+            if not _fits_a_header(token.get_secret_value()):
+                raise ValueError(f"token {position} must be {_FITS_A_HEADER}")
         return value
 
     @field_validator("stripe_api_key")
@@ -154,29 +200,32 @@ class Settings(BaseSettings):
     def _looks_like_a_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             key = value.get_secret_value()
-            if not key.startswith(("sk_", "rk_")) or not key.isascii() or not key.isprintable():
+            if not key.startswith(("sk_", "rk_")) or not _fits_a_header(key):
                 raise ValueError("must be a secret or restricted key: sk_… or rk_…")
         return value
 
     @field_validator("stripe_api_base")
     @classmethod
     def _address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http(s) address")
+        if not _STRIPE_ADDRESS.fullmatch(value) or not _is_reachable(value):
+            raise ValueError(
+                "must be an http(s) address: http(s)://host[:port][/path], without user, query or "
+                "fragment"
+            )
         return value.rstrip("/")
 
     @field_validator("stripe_account")
     @classmethod
     def _account(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith("acct_"):
+        if value is not None and not (value.startswith("acct_") and _fits_a_header(value)):
             raise ValueError("must be an account id: acct_…")
         return value
 
     @model_validator(mode="after")
     def _live_key_only_over_tls(self) -> "Settings":
-        here = urlsplit(self.stripe_api_base).hostname in ("localhost", "127.0.0.1", "::1")
-        if self.live_mode and self.stripe_api_base.startswith("http://") and not here:
+        base = urlsplit(self.stripe_api_base)
+        here = base.hostname in ("localhost", "127.0.0.1", "::1")
+        if self.live_mode and base.scheme == "http" and not here:
             raise ValueError("STRIPE_API_BASE: must be https with a live key")
         return self
 

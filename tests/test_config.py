@@ -1,10 +1,12 @@
 """Settings: a wrong one is one line that names it, and never shows what was in it."""
 
 import base64
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from app.bootstrap import open_client
 from app.config import Settings, load_settings
 from app.db import database_url
 from app.errors import SettingsError
@@ -35,17 +37,68 @@ BAD = [
     ("STRIPE_API_KEY", f"sk_test_{MARK}\n", "sk_… or rk_…"),
     ("STRIPE_API_BASE", f"ftp://{MARK}", "http(s)"),
     ("STRIPE_API_BASE", MARK, "http(s)"),
+    ("STRIPE_API_KEY", "sk_test_" + "x" * 250, "sk_… or rk_…"),
+    ("STRIPE_API_KEY", "sk_test_ x", "sk_… or rk_…"),
+    *(
+        ("STRIPE_API_BASE", address, "http(s)://host[:port][/path]")
+        for address in (
+            f"https://{MARK}@h",
+            f"https://u:{MARK}@h/v1",
+            f"https://h?{MARK}",
+            f"https://h/v1?x={MARK}",
+            f"https://h#{MARK}",
+            "https://h?",
+            "https://h#",
+            "https://",
+            "https:///v1",
+            f"https://h/{MARK} x",
+            f"https://h/../{MARK}",
+            f"https://h/%2e%2e/{MARK}",
+            f"https://h\\{MARK}",
+            f"https://h/{MARK}\n",
+            "https://h/v1//x",
+            f"https://h:{MARK}",
+            "https://h:",
+            "https://h:0",
+            "https://h:65536",
+            "https://1.2.3.999",
+            "https://[::1",
+            "https://[::g]",
+            "https://[1.2.3.4]",
+            "https://stripe.ü",
+        )
+    ),
     ("STRIPE_ACCOUNT", MARK, "acct_"),
-    ("STRIPE_RATE_LIMIT", "0", "greater than 0"),
+    ("STRIPE_ACCOUNT", f"acct_ {MARK}", "acct_"),
+    ("STRIPE_ACCOUNT", "acct_" + "x" * 251, "acct_"),
+    ("STRIPE_RATE_LIMIT", "0", "greater than or equal to 0.01"),
+    ("STRIPE_RATE_LIMIT", "1e-300", "greater than or equal to 0.01"),
+    ("STRIPE_IN_FLIGHT", "1" + "0" * 5000, "integer"),
     ("STRIPE_RATE_LIMIT", MARK, "number"),
     ("STRIPE_TIMEOUT", "-1", "greater than 0"),
     ("STRIPE_IN_FLIGHT", "0", "greater than or equal to 1"),
     ("ADMIN_TOKENS", "short", "token 1 is shorter than 16"),
+    ("ADMIN_TOKENS", f"sixteen ch {MARK}", "token 1 must be visible ASCII"),
+    ("ADMIN_TOKENS", "\udcff" * 16, "token 1 must be visible ASCII"),
     ("DISPATCH_LINGER", "-1", "greater than or equal to 0"),
+    ("SNAPSHOT_MAX_AGE", "0", "greater than 0"),
+    ("MAPPING_CACHE_TTL", "0", "greater than 0"),
+    ("MAPPING_CACHE_SIZE", "10000001", "less than or equal to 10000000"),
     ("DATABASE_POOL_SIZE", "1", "greater than or equal to 3"),
     ("LOG_LEVEL", MARK, "'debug'"),
     ("LOG_FORMAT", MARK, "'json'"),
 ]
+
+
+SECONDS_AND_RATES = [
+    name.upper() for name, field in Settings.model_fields.items() if field.annotation is float
+]
+BAD += [(name, value, "finite") for name in SECONDS_AND_RATES for value in ("inf", "-inf", "nan")]
+BAD += [(name, "1e15", "less than or equal to") for name in SECONDS_AND_RATES]
+
+
+def test_the_table_covers_what_is_a_number() -> None:
+    assert {"STRIPE_TIMEOUT", "DISPATCH_LINGER", "SNAPSHOT_MAX_AGE"} <= set(SECONDS_AND_RATES)
 
 
 @pytest.mark.parametrize(("name", "value", "says"), BAD)
@@ -60,11 +113,55 @@ def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str,
     assert MARK not in message
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://api.stripe.com",
+        "http://127.0.0.1:12111",
+        "http://[::1]:12111/",
+        "http://stripe_sandbox:12111",
+        "HTTPS://Stripe.Example:443/some/path.v1/",
+    ],
+)
+async def test_addresses_of_stripe_that_its_client_takes(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("STRIPE_API_BASE", address)
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_x")
+    settings = load_settings()
+    assert settings.stripe_api_base == address.rstrip("/")
+    await open_client(settings).aclose()
+
+
+@pytest.mark.parametrize("most", [True, False])
+async def test_the_bounds_themselves_can_be_worked_with(
+    monkeypatch: pytest.MonkeyPatch, *, most: bool
+) -> None:
+    """No setting that is taken is too large, or too small, for what is made of it."""
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_x")
+    for name, field in Settings.model_fields.items():
+        lower = [getattr(rule, "ge", None) or getattr(rule, "gt", None) for rule in field.metadata]
+        upper = [rule.le for rule in field.metadata if hasattr(rule, "le")]
+        if upper:
+            least = next((bound for bound in lower if bound), 1e-300)
+            monkeypatch.setenv(name.upper(), str(upper[0] if most else least))
+    settings = load_settings()
+    for seconds in (
+        settings.dispatch_linger,
+        settings.shutdown_grace,
+        settings.snapshot_max_age,
+        settings.mapping_cache_ttl,
+    ):
+        assert datetime.now(UTC) + timedelta(seconds=seconds) < datetime(2200, 1, 1, tzinfo=UTC)
+    await open_client(settings).aclose()
+
+
 def test_a_live_key_needs_https(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRIPE_API_KEY", "sk_live_" + "x" * 20)
-    monkeypatch.setenv("STRIPE_API_BASE", "http://stripe.example")
-    with pytest.raises(SettingsError, match="STRIPE_API_BASE: must be https"):
-        load_settings()
+    for address in ("http://stripe.example", "HTTP://stripe.example"):
+        monkeypatch.setenv("STRIPE_API_BASE", address)
+        with pytest.raises(SettingsError, match="STRIPE_API_BASE: must be https"):
+            load_settings()
     monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:12111/")
     settings = load_settings()
     assert settings.live_mode
