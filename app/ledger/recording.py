@@ -105,8 +105,6 @@ async def _rewrite(
     )
     records: dict[int, dict[RecordKey, store.UsageRecord]] = defaultdict(dict)
     for found in held:
-        if found.item_period_id not in by_period:
-            raise PlaceMoved
         records[found.item_period_id][found.key] = found
     rewritten = []
     for period_id, placed in by_period.items():

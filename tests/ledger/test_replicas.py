@@ -4,6 +4,8 @@ import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
+import pytest
+
 from app.clock import ManualClock
 from app.db import transaction
 from app.errors import DatabaseUnavailable
@@ -41,24 +43,43 @@ async def test_two_bookers_share_one_backlog_exactly(unmapped: World) -> None:
     assert {item: await unmapped.wanted(item) for item in expected} == expected
 
 
-async def test_the_same_record_is_made_once_by_two_bookers(world: World) -> None:
-    async with world.replica() as one, world.replica() as other:
-        for number in range(2):
-            await world.deliver(row(0, number + 1, groupBy={"n": str(number)}))
-        await one.read(["sub_1"])
-        first = asyncio.create_task(booked_slowly(world, one))
-        second = asyncio.create_task(booked_slowly(world, other))
+@pytest.mark.parametrize("hours", [(0, 0), (0, 1)], ids=["one record", "one period"])
+async def test_who_comes_second_sees_what_the_first_has_booked(
+    world: World, replica: Replica, hours: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two bookers with windows of one period: totals read too early would lose the first."""
+    await world.apply("meters: [{meter: tokens, price: price_1, scale: 1/2}]")
+    await replica.read(["sub_1"])
+    await world.deliver(row(hours[0], 5, groupBy={"n": "1"}))
+    settle, at_the_end, go_on = facts.settle_windows, asyncio.Event(), asyncio.Event()
+
+    async def first_waits(*args, **kwargs):  # type: ignore[no-untyped-def]
+        if not at_the_end.is_set():
+            at_the_end.set()
+            await go_on.wait()
+        await settle(*args, **kwargs)
+
+    monkeypatch.setattr(facts, "settle_windows", first_waits)
+    first = asyncio.create_task(replica.booker.book())
+    await at_the_end.wait()
+    await world.deliver(row(hours[1], 6, groupBy={"n": "2"}))
+    async with world.replica() as other:
+        second = asyncio.create_task(other.booker.book())
+        await somebody_waits_for_a_lock(world)
+        go_on.set()
         await asyncio.gather(first, second)
-        await one.book()
-    assert await world.wanted() == {at(0): 3}
-    assert await world.total() == (3, 3)
+    assert await world.total() == (6, 6)
+    assert sum((await world.wanted()).values()) == 6
+    assert len(await world.wanted()) == len(set(hours))
 
 
-async def booked_slowly(world: World, replica: Replica) -> None:
-    """Book one delivery at a time, so that both have some."""
-    [found] = await world.rows("select min(id) as id from deliveries where state = 'received'")
-    if found["id"] is not None:
-        await replica.booker._book_delivery(found["id"])
+async def somebody_waits_for_a_lock(world: World) -> None:
+    async with asyncio.timeout(5):
+        while not await world.rows(
+            "select 1 from pg_stat_activity "
+            "where wait_event_type = 'Lock' and datname = current_database()"
+        ):
+            await asyncio.sleep(0.01)
 
 
 async def test_rebooking_and_booking_take_windows_in_one_order(
