@@ -16,19 +16,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-import asyncpg
-from alembic import command
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock, SystemClock
 from app.config import Settings
 from app.db import (
-    alembic_config,
+    ProgramSchema,
     create_engine,
     database_url,
-    is_unavailable,
     require_head,
     transaction,
 )
@@ -50,6 +46,7 @@ from app.mapping import snapshots as snapshot_repository
 from app.mapping.cached import CachedMappings
 from app.mapping.repository import MappingRepository
 from app.mapping.snapshots import Snapshots, read_from_stripe
+from app.migrating import migrate
 from app.openmeter.signature import WebhookVerifier
 from app.stripe_client import StripeClient, StripeError, Timeouts
 
@@ -75,6 +72,7 @@ class Services:
     settings: Settings
     clock: Clock
     engine: AsyncEngine
+    schema: ProgramSchema
     replica: str
     verifier: WebhookVerifier | None
     inbox: Inbox
@@ -97,22 +95,6 @@ async def database(settings: Settings) -> AsyncIterator[URL]:
         url = database_url(server.url)
         await migrate(url)
         yield url
-
-
-async def migrate(url: URL) -> None:
-    """Bring the schema to head. Replicas that start together wait for each other.
-
-    Raises DatabaseUnavailable.
-    """
-    try:
-        # In a thread: the migration environment runs an event loop of its own.
-        await asyncio.to_thread(command.upgrade, alembic_config(url), "head")
-    except (OSError, SQLAlchemyError, asyncpg.PostgresError) as error:
-        if is_unavailable(error):
-            raise DatabaseUnavailable(
-                "The database does not answer, or a table stays locked; nothing was migrated"
-            ) from error
-        raise
 
 
 def stripe_key(settings: Settings) -> str:
@@ -149,7 +131,8 @@ async def services(
         client = open_client(settings) if with_worker else None
         if client is not None:
             stack.push_async_callback(client.aclose)
-        await require_head(engine)
+        schema = ProgramSchema.of_program()
+        await require_head(engine, schema)
         replica = f"{socket.gethostname()}:{os.getpid()}"
         repository = MappingRepository(engine)
         cached = CachedMappings(
@@ -165,6 +148,7 @@ async def services(
             settings=settings,
             clock=clock,
             engine=engine,
+            schema=schema,
             replica=replica,
             verifier=WebhookVerifier(secrets) if secrets else None,
             inbox=Inbox(engine, on_committed=workshop.booking.wake if workshop else _nothing),

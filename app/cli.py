@@ -149,17 +149,19 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the database's schema to what this version needs."""
     from app.bootstrap import database
-    from app.bootstrap import migrate as run
-    from app.db import head_revision
+    from app.db import SchemaState, head_revision
+    from app.migrating import migrate as run
 
     settings = _start()
 
-    async def go() -> None:
+    async def go() -> SchemaState:
         async with database(settings) as url:
-            await run(url)
+            return await run(url)
 
-    _run(go)
-    console.print(f"The schema is at {head_revision()}.")
+    if _run(go) is SchemaState.NEWER:
+        console.print(f"The schema is newer than this version's {head_revision()}: it is kept.")
+    else:
+        console.print(f"The schema is at {head_revision()}.")
 
 
 @mappings_app.command("apply")

@@ -1,8 +1,12 @@
 """The database: engine, waiting rules, and which schema it must have."""
 
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
+from typing import Self
 
 import asyncpg
 from alembic.config import Config
@@ -15,6 +19,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError
+
+logger = logging.getLogger(__name__)
 
 # A webhook must be answered within the sender's 15 s, and a pooled statement that waits longer
 # than this waits for a lock that is not coming.
@@ -139,14 +145,49 @@ def alembic_config(url: URL | None = None) -> Config:
     return config
 
 
+class SchemaState(Enum):
+    """How a database's schema stands to what the program needs."""
+
+    BEHIND = auto()
+    AT_HEAD = auto()
+    NEWER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSchema:
+    """The schema that this program needs, and all that it knows on the way there."""
+
+    head: str
+    known: frozenset[str]
+
+    @classmethod
+    def of_program(cls) -> Self:
+        """As the migrations beside the program say; reads them. Raises SchemaBehind if none."""
+        scripts = ScriptDirectory.from_config(alembic_config())
+        head = scripts.get_current_head()
+        if head is None:
+            raise SchemaBehind(
+                "no migrations were found beside the program; the installation is broken"
+            )
+        return cls(head, frozenset(script.revision for script in scripts.walk_revisions()))
+
+    def state_of(self, current: str | None) -> SchemaState:
+        """A revision that this program does not know is one of a later program.
+
+        In a rolling deploy the new schema comes first: replicas that run must stay ready, and able
+        to restart, until they are replaced. Migrations are made so that the release before works
+        on their schema.
+        """
+        if current == self.head:
+            return SchemaState.AT_HEAD
+        if current is None or current in self.known:
+            return SchemaState.BEHIND
+        return SchemaState.NEWER
+
+
 def head_revision() -> str:
     """The schema that this program needs."""
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    if head is None:
-        raise SchemaBehind(
-            "no migrations were found beside the program; the installation is broken"
-        )
-    return head
+    return ProgramSchema.of_program().head
 
 
 async def current_revision(connection: AsyncConnection) -> str | None:
@@ -158,13 +199,24 @@ async def current_revision(connection: AsyncConnection) -> str | None:
     return found
 
 
-async def require_head(engine: AsyncEngine) -> None:
-    """Raises SchemaBehind, naming the command to run, unless the schema is at head."""
+async def require_head(engine: AsyncEngine, program: ProgramSchema | None = None) -> SchemaState:
+    """AT_HEAD, or NEWER with a warning in the log.
+
+    Raises SchemaBehind, naming the command to run, where the schema is behind the program's.
+    """
+    program = program or ProgramSchema.of_program()
     async with transaction(engine) as connection:
         current = await current_revision(connection)
-    head = head_revision()
-    if current != head:
+    state = program.state_of(current)
+    if state is SchemaState.BEHIND:
         raise SchemaBehind(
-            f"the database schema is at {current or 'nothing'}, this program needs {head}: "
-            "run `meterbridge migrate` (or start with --migrate)"
+            f"the database schema is at {current or 'nothing'}, this program needs "
+            f"{program.head}: run `meterbridge migrate` (or start with --migrate)"
         )
+    if state is SchemaState.NEWER:
+        logger.warning(
+            "the database schema is at %s, newer than this program's %s: upgrade this replica",
+            current,
+            program.head,
+        )
+    return state

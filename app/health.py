@@ -8,12 +8,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import current_revision, transaction
+from app.db import ProgramSchema, SchemaState, current_revision, transaction
 
 logger = logging.getLogger(__name__)
 
 # Later than any retry of a healthy line: a record older than this needs somebody to look.
 UNSENT_TOO_LONG = timedelta(minutes=15)
+# Booking waits for nobody: what is not booked by then, nobody books.
+UNBOOKED_TOO_LONG = timedelta(minutes=15)
 REPLICA_FORGOTTEN = timedelta(days=1)
 
 
@@ -30,10 +32,10 @@ class Check:
 class Health:
     """Checks what a replica stands on."""
 
-    def __init__(self, engine: AsyncEngine, replica: str, head: str) -> None:
+    def __init__(self, engine: AsyncEngine, replica: str, program: ProgramSchema) -> None:
         self._engine = engine
         self._replica = replica
-        self._head = head
+        self._program = program
 
     async def check(self, now: datetime) -> tuple[list[Check], datetime | None]:
         """All checks of the database, and since when the oldest record is unsent.
@@ -48,13 +50,7 @@ class Health:
 
     async def _check(self, now: datetime) -> tuple[list[Check], datetime | None]:
         async with transaction(self._engine) as connection:
-            revision = await current_revision(connection)
-            schema = Check(
-                "schema",
-                ok=revision == self._head,
-                detail=f"at {revision or 'nothing'}"
-                + ("" if revision == self._head else f", needs {self._head}: meterbridge migrate"),
-            )
+            schema = self._schema(await current_revision(connection))
             if not schema.ok:
                 return [Check("database", ok=True, detail="answers"), schema], None
             written = await connection.scalar(
@@ -78,7 +74,13 @@ class Health:
             oldest: datetime | None = await connection.scalar(
                 text("select min(unsent_since) from usage_records where state = 'due'")
             )
-        age = now - oldest if oldest else timedelta(0)
+            # The first by id: the index on what is received gives it without looking at the rest.
+            unbooked: datetime | None = await connection.scalar(
+                text(
+                    "select received_at from deliveries where state = 'received' "
+                    "order by id limit 1"
+                )
+            )
         return [
             Check("database", ok=written == self._replica, detail="written and read"),
             schema,
@@ -88,10 +90,26 @@ class Health:
                 detail=f"stopped: {line.reason}" if line.stopped else "open",
                 receiving=False,
             ),
-            Check(
-                "oldest_unsent",
-                ok=age < UNSENT_TOO_LONG,
-                detail=f"{int(age.total_seconds())} s" if oldest else "nothing is unsent",
-                receiving=False,
-            ),
+            _age("oldest_unbooked", unbooked, now, UNBOOKED_TOO_LONG, none="nothing is unbooked"),
+            _age("oldest_unsent", oldest, now, UNSENT_TOO_LONG, none="nothing is unsent"),
         ], oldest
+
+    def _schema(self, revision: str | None) -> Check:
+        state = self._program.state_of(revision)
+        says = {
+            SchemaState.AT_HEAD: "",
+            SchemaState.BEHIND: f", needs {self._program.head}: meterbridge migrate",
+            SchemaState.NEWER: f", newer than this program's {self._program.head}: upgrade it",
+        }
+        return Check(
+            "schema",
+            ok=state is not SchemaState.BEHIND,
+            detail=f"at {revision or 'nothing'}{says[state]}",
+        )
+
+
+def _age(name: str, since: datetime | None, now: datetime, limit: timedelta, *, none: str) -> Check:
+    if since is None:
+        return Check(name, ok=True, detail=none, receiving=False)
+    age = now - since
+    return Check(name, ok=age < limit, detail=f"{int(age.total_seconds())} s", receiving=False)

@@ -1,4 +1,5 @@
-"""The schema: migrations and models agree, many may migrate at once, an old one is refused."""
+"""The schema: migrations and models agree, many may migrate at once, an old one is refused, and a
+newer one is not."""
 
 import asyncio
 import subprocess
@@ -15,9 +16,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.bootstrap import migrate
 from app.db import (
+    ProgramSchema,
+    SchemaState,
     alembic_config,
     create_engine,
     current_revision,
@@ -26,6 +29,7 @@ from app.db import (
     transaction,
 )
 from app.errors import DatabaseUnavailable, SchemaBehind
+from app.migrating import migrate
 from app.tables import metadata
 
 ROOT = Path(__file__).parent.parent
@@ -105,16 +109,49 @@ async def test_ten_replicas_may_start_at_once(empty_url: URL) -> None:
     await engine.dispose()
 
 
-@pytest.mark.parametrize("stands", [None, "0000"])
+LATER = ProgramSchema("0003", frozenset({"0001", "0002", "0003"}))
+
+
+async def _stands_at(engine: AsyncEngine, revision: str) -> None:
+    async with transaction(engine) as connection:
+        await connection.execute(text("create table alembic_version (version_num text)"))
+        await connection.execute(
+            text("insert into alembic_version values (:revision)"), {"revision": revision}
+        )
+
+
+@pytest.mark.parametrize("stands", [None, "0001", "0002"])
 async def test_an_old_schema_is_refused_by_name(empty_url: URL, stands: str | None) -> None:
     engine = create_engine(empty_url, pool_size=3)
     if stands:
-        async with transaction(engine) as connection:
-            await connection.execute(text("create table alembic_version (version_num text)"))
-            await connection.execute(text(f"insert into alembic_version values ('{stands}')"))
-    with pytest.raises(SchemaBehind, match="run `meterbridge migrate`"):
-        await require_head(engine)
+        await _stands_at(engine, stands)
+    with pytest.raises(SchemaBehind, match=f"at {stands or 'nothing'}, .* needs 0003: run `mete"):
+        await require_head(engine, LATER)
     await engine.dispose()
+
+
+async def test_a_newer_schema_is_worked_with_and_left_as_it_is(
+    empty_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a rolling deploy the new schema comes before the last old replica goes."""
+    engine = create_engine(empty_url, pool_size=3)
+    await _stands_at(engine, "9999_later")
+    for attempt in range(2):
+        assert await require_head(engine) is SchemaState.NEWER
+        assert f"at 9999_later, newer than this program's {head_revision()}" in caplog.text
+        caplog.clear()
+        if attempt == 0:
+            assert await migrate(empty_url) is SchemaState.NEWER
+            assert "newer than this program's" in caplog.text
+    await engine.dispose()
+
+
+def test_what_the_program_knows_is_what_its_migrations_say() -> None:
+    program = ProgramSchema.of_program()
+    assert program.head in program.known
+    assert len(program.known) == len(list((ROOT / "alembic" / "versions").glob("*.py")))
+    assert program.state_of(program.head) is SchemaState.AT_HEAD
+    assert program.state_of(None) is SchemaState.BEHIND
 
 
 async def test_a_migration_does_not_wait_behind_a_lock(empty_url: URL) -> None:

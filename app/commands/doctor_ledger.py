@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.bootstrap import database
 from app.commands.doctor_findings import Finding, Level, Tell
 from app.config import Settings
-from app.db import create_engine, head_revision
+from app.db import ProgramSchema, create_engine
 from app.dispatch.reasons import HOLD_ACTIONS, STOP_ACTIONS, HoldReason, StopReason
 from app.errors import DatabaseUnavailable, MeterbridgeError
 from app.health import Check, Health
@@ -32,6 +32,7 @@ _MEND_EMBEDDED = "Set METERBRIDGE_DATA_DIR to a folder that can be used, or DATA
 _READINESS = {
     "database": _MEND,
     "schema": "Run `meterbridge migrate`.",
+    "oldest_unbooked": "See whether `meterbridge serve` or `worker` runs, and what its log says.",
     "oldest_unsent": "See whether `meterbridge serve` or `worker` runs, and whether it can send.",
 }
 
@@ -53,7 +54,7 @@ class Ledger:
         engine = create_engine(url, pool_size=3)
         self._stack.push_async_callback(engine.dispose)
         name = f"doctor:{socket.gethostname()}:{os.getpid()}"
-        checks, _ = await Health(engine, name, head_revision()).check(now)
+        checks, _ = await Health(engine, name, ProgramSchema.of_program()).check(now)
         for check in checks:
             if check.name in _READINESS:
                 self._tell(_readiness_finding(check))

@@ -6,10 +6,11 @@ import threading
 
 import uvicorn
 
-from app.bootstrap import database, migrate, receiving, services, stripe_key, working
+from app.bootstrap import database, receiving, services, stripe_key, working
 from app.commands.listening import bind
 from app.config import Settings
 from app.main import announce, create_app, settle_garbage_collector
+from app.migrating import migrate
 
 logger = logging.getLogger(__name__)
 

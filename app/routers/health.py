@@ -7,7 +7,6 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from app.db import head_revision
 from app.errors import DatabaseUnavailable
 from app.health import Check, Health
 from app.routers.access import Built
@@ -55,8 +54,9 @@ async def healthz() -> Alive:
     responses={503: {"model": Readiness, "description": "A check failed; `failing` names it."}},
 )
 async def readyz(built: Built, response: Response) -> Readiness:
-    """Database written and read, schema at head, signing secret set, line to Stripe not stopped,
-    nothing unsent for long. For alerting; route traffic by `/readyz/receive`."""
+    """Database written and read, schema not behind, signing secret set, line to Stripe not
+    stopped, nothing unbooked or unsent for long. For alerting; route traffic by
+    `/readyz/receive`."""
     return await _answer(built, response, receiving_only=False)
 
 
@@ -71,7 +71,7 @@ async def readyz_receive(built: Built, response: Response) -> Readiness:
 
 
 async def _answer(built: Built, response: Response, *, receiving_only: bool) -> Readiness:
-    health = Health(built.engine, built.replica, head_revision())
+    health = Health(built.engine, built.replica, built.schema)
     now = built.clock.now()
     try:
         async with asyncio.timeout(CHECK_TIMEOUT):

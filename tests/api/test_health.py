@@ -8,7 +8,12 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.bootstrap import Services
-from app.db import create_engine, transaction
+from app.db import ProgramSchema, create_engine, transaction
+
+UNBOOKED = """
+    insert into deliveries (svix_id, body, body_sha256, message_at, received_at, state)
+    values ('{state}', '', '', now(), now() - interval '{minutes} minutes', '{state}')
+"""
 
 
 async def test_all_is_well(anonymous: httpx.AsyncClient) -> None:
@@ -32,8 +37,13 @@ async def test_readiness_has_written(anonymous: httpx.AsyncClient, built: Servic
             "line",
             200,
         ),
-        ("update alembic_version set version_num = 'older'", "schema", 503),
         ("drop table alembic_version", "schema", 503),
+        ("delete from alembic_version", "schema", 503),
+        (
+            UNBOOKED.format(state="received", minutes=16),
+            "oldest_unbooked",
+            200,
+        ),
         ("drop table replicas", "database", 503),
     ],
 )
@@ -46,6 +56,38 @@ async def test_a_failing_check_is_named(
     assert (answer.status_code, answer.json()["failing"]) == (503, [check])
     assert (await anonymous.get("/readyz/receive")).status_code == receiving
     assert (await anonymous.get("/healthz")).status_code == 200
+
+
+async def test_a_newer_schema_is_in_order(anonymous: httpx.AsyncClient, built: Services) -> None:
+    async with transaction(built.engine) as connection:
+        await connection.execute(text("update alembic_version set version_num = 'later'"))
+    answer = await anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()["failing"]) == (200, [])
+    details = {check["name"]: check["detail"] for check in answer.json()["checks"]}
+    assert details["schema"].startswith("at later, newer than this program's")
+
+
+async def test_a_schema_before_the_programs_is_behind(
+    app: FastAPI, built: Services, anonymous: httpx.AsyncClient
+) -> None:
+    later = ProgramSchema("9999", built.schema.known | {"9999"})
+    app.state.services = replace(built, schema=later)
+    answer = await anonymous.get("/readyz/receive")
+    assert (answer.status_code, answer.json()["failing"]) == (503, ["schema"])
+    details = {check["name"]: check["detail"] for check in answer.json()["checks"]}
+    assert "needs 9999: meterbridge migrate" in details["schema"]
+
+
+async def test_what_is_booked_or_set_aside_or_young_is_not_unbooked(
+    anonymous: httpx.AsyncClient, built: Services
+) -> None:
+    async with transaction(built.engine) as connection:
+        for state, age in (("booked", 60), ("rejected", 60), ("failed", 60), ("received", 14)):
+            await connection.execute(text(UNBOOKED.format(state=state, minutes=age)))
+    answer = await anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()["failing"]) == (200, [])
+    details = {check["name"]: check["detail"] for check in answer.json()["checks"]}
+    assert int(details["oldest_unbooked"].removesuffix(" s")) >= 14 * 60
 
 
 async def test_no_database_no_readiness_but_alive(

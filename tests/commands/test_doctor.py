@@ -236,6 +236,7 @@ def test_the_command(program: Program, control: LocalApi, tmp_path: Path) -> Non
         "line",
         "parked",
         "held",
+        "oldest_unbooked",
         "oldest_unsent",
     }
 
