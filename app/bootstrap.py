@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,20 +49,50 @@ from app.mapping.snapshots import Snapshots, read_from_stripe
 from app.migrating import migrate
 from app.openmeter.signature import WebhookVerifier
 from app.stripe_client import StripeClient, StripeError, Timeouts
+from app.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
 LOOKUP_CONNECTIONS = 2
 
 
+class RenewedDispatcher:
+    """Dispatchers one after the other: each run has a new one, as a new process would.
+
+    What one that failed still has in memory (leases, answers not written down) would not fit what
+    the database says by then; the claims there tell its successor everything.
+    """
+
+    def __init__(self, build: Callable[[], Dispatcher]) -> None:
+        self._build = build
+        self._current = build()
+        self._used = False
+
+    def wake(self) -> None:
+        """Something may be due: look now."""
+        self._current.wake()
+
+    def stop(self) -> None:
+        """Claim nothing more; `run` returns when what is in flight has been written down."""
+        self._current.stop()
+
+    async def run(self, *, grace: float) -> None:
+        """Send until stopped; see `Dispatcher.run`."""
+        if self._used:
+            self._current = self._build()
+        self._used = True
+        await self._current.run(grace=grace)
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What books and sends: steps 2 and 3."""
+    """What books and sends: steps 2 and 3, and who keeps them at work."""
 
     client: StripeClient
     snapshots: Snapshots
     booking: BookingLoop
-    dispatcher: Dispatcher
+    dispatcher: RenewedDispatcher
+    supervisor: Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +241,17 @@ def _workshop(
         except DatabaseUnavailable:
             logger.warning("the line could not be stopped; the first POST will find the same")
 
-    dispatcher = Dispatcher(
-        engine,
-        clock,
-        client,
-        rate=settings.stripe_rate_limit,
-        in_flight=settings.stripe_in_flight,
-        resolver=resolve,
-        worker=replica,
+    dispatcher = RenewedDispatcher(
+        partial(
+            Dispatcher,
+            engine,
+            clock,
+            client,
+            rate=settings.stripe_rate_limit,
+            in_flight=settings.stripe_in_flight,
+            resolver=resolve,
+            worker=replica,
+        )
     )
     booking = BookingLoop(
         engine,
@@ -228,7 +261,7 @@ def _workshop(
         on_booked=dispatcher.wake,
         on_read_failed=refused,
     )
-    return Workshop(client, snapshots, booking, dispatcher)
+    return Workshop(client, snapshots, booking, dispatcher, Supervisor())
 
 
 def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Listener:
@@ -277,8 +310,7 @@ async def receiving(built: Services) -> AsyncIterator[None]:
 async def working(built: Services) -> AsyncIterator[None]:
     """Book and send until the block ends; then let what is in flight finish.
 
-    A loop that ends by an error nobody foresaw ends the process: a supervisor starts a fresh one,
-    and nothing is lost; a process that looks alive and does nothing would be worse.
+    A loop that ends by an error nobody foresaw is started again; see `Supervisor`.
     """
     await built.listener.start()
     workshop = built.workshop
@@ -288,25 +320,16 @@ async def working(built: Services) -> AsyncIterator[None]:
         finally:
             await built.listener.stop()
         return
-    tasks = {
-        asyncio.create_task(workshop.booking.run(), name="booking"),
-        asyncio.create_task(
-            workshop.dispatcher.run(grace=built.settings.shutdown_grace), name="dispatcher"
-        ),
-    }
-    for task in tasks:
-        task.add_done_callback(_end_process_on_error)
+    send = partial(workshop.dispatcher.run, grace=built.settings.shutdown_grace)
+    tasks = [
+        asyncio.create_task(workshop.supervisor.run(name, loop), name=name)
+        for name, loop in (("booking", workshop.booking.run), ("dispatcher", send))
+    ]
     try:
         yield
     finally:
+        workshop.supervisor.stop()
         workshop.booking.stop()
         workshop.dispatcher.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await built.listener.stop()
-
-
-def _end_process_on_error(task: asyncio.Task[None]) -> None:
-    if task.cancelled() or (error := task.exception()) is None:
-        return
-    logger.critical("%s ended by an error; the process ends", task.get_name(), exc_info=error)
-    os._exit(70)  # EX_SOFTWARE; a clean way down may hang on what is broken

@@ -7,6 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from app.bootstrap import Services
 from app.errors import DatabaseUnavailable
 from app.health import Check, Health
 from app.routers.access import Built
@@ -42,6 +43,16 @@ class Readiness(BaseModel):
     oldest_unsent_seconds: int | None = Field(description="The same as an age.")
 
 
+def _workers(built: Services) -> Check:
+    workshop = built.workshop
+    troubles = workshop.supervisor.troubles() if workshop else {}
+    detail = "none in this process" if workshop is None else "no trouble"
+    if troubles:
+        named = ", ".join(f"{name}: {error}" for name, error in troubles.items())
+        detail = f"{named}; see the log"
+    return Check("workers", ok=not troubles, detail=detail, receiving=False)
+
+
 @router.get("/healthz", summary="Is the process alive")
 async def healthz() -> Alive:
     """Answers without looking at anything else: restart the process only when this fails."""
@@ -55,8 +66,8 @@ async def healthz() -> Alive:
 )
 async def readyz(built: Built, response: Response) -> Readiness:
     """Database written and read, schema not behind, signing secret set, line to Stripe not
-    stopped, nothing unbooked or unsent for long. For alerting; route traffic by
-    `/readyz/receive`."""
+    stopped, nothing unbooked or unsent for long, booking and sending at work. For alerting; route
+    traffic by `/readyz/receive`."""
     return await _answer(built, response, receiving_only=False)
 
 
@@ -86,6 +97,7 @@ async def _answer(built: Built, response: Response, *, receiving_only: bool) -> 
             detail="set" if secret else "OPENMETER_WEBHOOK_SECRETS is not set",
         )
     )
+    checks.append(_workers(built))
     if receiving_only:
         checks = [check for check in checks if check.receiving]
     failing = [check.name for check in checks if not check.ok]
