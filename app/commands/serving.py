@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from contextlib import AsyncExitStack
 
 import uvicorn
 
@@ -21,15 +22,24 @@ async def serve(
     """Serve until SIGTERM or SIGINT. What is wrong with settings or schema is raised before."""
     # uvicorn handles both signals while it serves, and raises them again when it has ended: by
     # then it is our turn to let deliveries and calls in flight finish, not to die. One that comes
-    # before, while the database starts or migrates, keeps it from serving at all.
+    # before, while the database starts or migrates, keeps it from serving at all; one that comes
+    # after our last look, and before uvicorn's handlers stand, ends its serving as it begins.
     asked_to_stop = threading.Event()
+    server: uvicorn.Server | None = None
+
+    def ask_to_stop(*_: object) -> None:
+        asked_to_stop.set()
+        if server is not None:
+            server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked_to_stop.set())
+        signal.signal(number, ask_to_stop)
     # Both before a database is started only to be stopped again.
     if with_worker:
         stripe_key(settings)
-    sockets = bind(host, port)
-    async with database(settings) as url:
+    async with AsyncExitStack() as stack:
+        sockets = [stack.enter_context(sock) for sock in bind(host, port)]
+        url = await stack.enter_async_context(database(settings))
         if migrate_first:
             await migrate(url)
         async with (
