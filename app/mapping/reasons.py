@@ -60,7 +60,7 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "item; it is tried again by itself."
     ),
     ParkReason.PERIOD_CLOSED: (
-        "Stripe takes no usage for a closed period. Bill it by hand (an invoice item), or discard."
+        "Stripe takes no usage for a closed period. Bill it by hand (an invoice item)."
     ),
     ParkReason.PERIOD_NOT_OPEN: "Nothing: it is booked by itself when the period has begun.",
     ParkReason.BOOKING_FAILED: (
