@@ -12,6 +12,7 @@ help: ## Show this list
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "meterbridge needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
+	@echo 'installing into $(VENV), once; this takes a minute or two'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -36,7 +37,7 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## Measure (ratios within one run); see bench/README.md
+bench: $(STAMP) ## Measure (nothing yet: see CHANGELOG.md)
 	@test -d bench || { echo "no benchmarks yet: see CHANGELOG.md, 'Not yet here'"; exit 1; }
 	$(BIN)/python -m bench
 

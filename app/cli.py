@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app import __version__
 from app.clock import SystemClock
 from app.config import Settings, load_settings
-from app.errors import MeterbridgeError
+from app.errors import DatabaseUnavailable, MeterbridgeError, SettingsError
 from app.observability.logs import configure_logs
 
 T = TypeVar("T")
@@ -59,6 +59,8 @@ def main() -> None:
 def _fail(error: MeterbridgeError) -> NoReturn:
     cause = getattr(error.__cause__, "orig", error.__cause__)
     said = f" ({str(cause).splitlines()[0]})" if cause and str(cause) else ""
+    if isinstance(error, DatabaseUnavailable):
+        said += ". Check DATABASE_URL (host, port, name, user, password), and whether it runs"
     print(f"meterbridge: {error.detail}{said}", file=sys.stderr)  # noqa: T201 - the command speaks
     for fault in error.faults:
         print(f"  {fault.path}: {fault.message}", file=sys.stderr)  # noqa: T201
@@ -229,6 +231,11 @@ def drain(
     left = _run(go)
     if left.drained:
         console.print("Drained: nothing is left to do.")
+        if left.set_aside:
+            console.print(
+                f"{left.set_aside} windows or records wait for somebody (parked or held): "
+                "see `meterbridge doctor`."
+            )
         return
     console.print(f"Left after {timeout:g} s: {describe(left)}.")
     console.print(
@@ -306,13 +313,18 @@ def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 12111,
     api_key: Annotated[
-        list[str] | None, typer.Option(help="A key it accepts; repeat for more.")
+        list[str] | None,
+        typer.Option(help="A key it accepts; repeat for more. Default: sk_test_sandbox."),
     ] = None,
 ) -> None:
     """Run the stateful stand-in for Stripe's API, for trials without an account."""
     from app.sandbox.server import serve as run
 
-    run(host, port, frozenset(api_key or ["sk_test_sandbox"]))
+    try:
+        run(host, port, frozenset(api_key or ["sk_test_sandbox"]))
+    except OSError as error:
+        said = (error.strerror or type(error).__name__).lower()
+        raise SettingsError(f"--host, --port: cannot listen on {host}:{port}: {said}") from None
 
 
 @app.command()

@@ -66,7 +66,7 @@ class DatabaseUnavailable(MeterbridgeError):
 
     status = 503
     slug = "database-unavailable"
-    title = "The database is not available; try again"
+    title = "The database is not available"
     retry_after = 5
 
 

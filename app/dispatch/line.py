@@ -4,13 +4,16 @@ A stopped line is probed by one call at a time, of one worker, with growing paus
 success opens it again. While it stands still no attempt of any record is used up.
 """
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.dispatch.reasons import StopReason
+from app.dispatch.reasons import STOP_ACTIONS, StopReason
+
+logger = logging.getLogger(__name__)
 
 # Failures in a row, with no success of any record between, that say it is not the records.
 OUTAGE_AFTER = 5
@@ -87,6 +90,10 @@ async def stop_line(
     ).one()
     if stopped and not probed:
         return
+    if not stopped:
+        logger.error(
+            "the line to Stripe is stopped: %s (%s). %s", reason, detail, STOP_ACTIONS[reason]
+        )
     await connection.execute(
         text(
             """

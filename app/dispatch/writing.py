@@ -86,6 +86,16 @@ class OutcomeWriter:
             if updates:
                 await store.write_updates(connection, updates, now=self._clock.now())
             await lanes.release_lanes(connection, [finished.lane.subscription for finished in kept])
+        for finished in kept:
+            for outcome in finished.outcomes:
+                if outcome.update is not None and outcome.update.held is not None:
+                    logger.warning(
+                        "usage record %d of %s is held: %s (%s)",
+                        outcome.update.id,
+                        finished.lane.subscription,
+                        outcome.update.held,
+                        outcome.update.detail,
+                    )
 
     async def _write_line(self, connection: AsyncConnection, batch: Sequence[Finished]) -> None:
         """Stop the line, or open it again, as the outcomes say."""

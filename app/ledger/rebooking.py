@@ -8,6 +8,7 @@ The other records of the item's period that were never sent go with it: they wou
 by one, at a read each, and fractions that they carry for each other would be left behind.
 """
 
+import logging
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -26,6 +27,8 @@ from app.ledger.windows import SettledWindow
 from app.mapping.models import SubscriptionSnapshot
 from app.mapping.resolve import ENDED
 from app.mapping.snapshots import Snapshots
+
+logger = logging.getLogger(__name__)
 
 # The dispatcher's word for it (`app.dispatch.reasons`), which this side must not import.
 OUTCOME_IN_DOUBT = "outcome_in_doubt"
@@ -137,6 +140,7 @@ async def _unsent_beside(connection: AsyncConnection, place: RecordPlace) -> lis
 
 
 async def _hold(connection: AsyncConnection, record_id: int, reason: str) -> None:
+    logger.warning("usage record %d is held: %s", record_id, reason)
     await connection.execute(
         text(
             "update usage_records set state = 'held', reason = :reason, due_at = null "

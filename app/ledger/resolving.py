@@ -10,7 +10,14 @@ from datetime import datetime, timedelta
 from app.ledger.windows import AWAITING_SNAPSHOT, PendingWindow, SettledWindow
 from app.mapping.cached import CachedMappings, KnownMappings
 from app.mapping.models import SubscriptionSnapshot
-from app.mapping.resolve import NeedsSnapshot, Parked, Resolution, Target, resolve
+from app.mapping.resolve import (
+    NeedsSnapshot,
+    Parked,
+    Resolution,
+    Target,
+    message_fits,
+    resolve,
+)
 from app.mapping.snapshots import Snapshots
 
 # How long a window waits for the process that reads its snapshot, before another one tries.
@@ -46,14 +53,16 @@ class BatchResolver:
 
     async def resolve(self, pending: Sequence[PendingWindow], now: datetime) -> ResolvedBatch:
         """Find the target of each window. Raises DatabaseUnavailable."""
-        standing = [window for window in pending if window.usage_record_id is not None]
+        booked = [window for window in pending if window.usage_record_id is not None]
+        standing = [window for window in booked if message_fits(window.facts) is None]
+        unfit = [window for window in booked if message_fits(window.facts) is not None]
         others = [window for window in pending if window.usage_record_id is None]
         known = await self._mappings.find(
             {window.facts.subject for window in pending}, {window.facts.meter for window in pending}
         )
         found = await self._resolve(others, known, now)
         targets: list[tuple[PendingWindow, Target]] = []
-        waiting: list[SettledWindow] = []
+        waiting = [_unfit(window) for window in unfit]
         needed: set[str] = set()
         for window, resolution in found:
             if isinstance(resolution, Target):
@@ -102,6 +111,21 @@ class BatchResolver:
             snapshot_max_age=self._snapshot_max_age,
             just_read=just_read,
         )
+
+
+def _unfit(window: PendingWindow) -> SettledWindow:
+    """A revision that cannot be added up: it is parked, and what was booked before stays."""
+    why = message_fits(window.facts)
+    assert why is not None  # noqa: S101 - the caller chose such windows
+    return SettledWindow(
+        window.id,
+        "parked",
+        why.reason,
+        f"{why.detail}; what was booked of this window before stays",
+        usage_record_id=window.usage_record_id,
+        amount=window.amount,
+        scale=window.scale,
+    )
 
 
 def _waiting(window: PendingWindow, why: Parked | NeedsSnapshot, now: datetime) -> SettledWindow:

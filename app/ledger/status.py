@@ -22,6 +22,7 @@ class Backlog:
     windows: int
     records: int
     oldest_unsent: datetime | None
+    set_aside: int = 0  # parked or held: they wait for somebody
 
     @property
     def drained(self) -> bool:
@@ -132,12 +133,15 @@ class StatusRepository:
                               + (select count(*) from window_releases) as windows,
                           (select count(*) from usage_records where state = 'due') as records,
                           (select min(unsent_since) from usage_records where state = 'due')
-                              as oldest_unsent
+                              as oldest_unsent,
+                          (select count(*) from usage_windows where state = 'parked')
+                              + (select count(*) from usage_records where state = 'held')
+                              as set_aside
                         """
                     )
                 )
             ).one()
-        return Backlog(row.deliveries, row.windows, row.records, row.oldest_unsent)
+        return Backlog(row.deliveries, row.windows, row.records, row.oldest_unsent, row.set_aside)
 
     async def summary(self) -> Summary:
         """Counts of everything, by state and reason."""

@@ -88,6 +88,18 @@ def record_timestamp(window_end: datetime, rule: TimestampRule) -> int:
     return end - 1 if rule is TimestampRule.INSIDE else end
 
 
+def message_fits(window: WindowFacts) -> Parked | None:
+    """Whether the window, as its message tells it, can be billed at all; why not, if not."""
+    if window.subject_contradicts:
+        return Parked(ParkReason.SUBJECT_CONTRADICTS, "the row's subject is not the query's")
+    if window.aggregation not in ADDED_UP:
+        return Parked(
+            ParkReason.AGGREGATION_UNSUPPORTED,
+            f"aggregation {window.aggregation} cannot be added up from windows",
+        )
+    return None
+
+
 def resolve(
     window: WindowFacts,
     *,
@@ -103,13 +115,9 @@ def resolve(
     `just_read`: the snapshot was read for this very window, so a known one is not asked for again.
     Without that a Stripe whose answers take longer than they are good for is asked for ever.
     """
-    if window.subject_contradicts:
-        return Parked(ParkReason.SUBJECT_CONTRADICTS, "the row's subject is not the query's")
-    if window.aggregation not in ADDED_UP:
-        return Parked(
-            ParkReason.AGGREGATION_UNSUPPORTED,
-            f"aggregation {window.aggregation} cannot be added up from windows",
-        )
+    unfit = message_fits(window)
+    if unfit is not None:
+        return unfit
     inside = window.window_end - timedelta(seconds=1)
     valid = [mapping for mapping in subjects if mapping.covers(inside)]
     if not valid:

@@ -232,3 +232,18 @@ async def test_a_period_keeps_the_rounding_of_its_first_window(
     await world.deliver(row(1, 1))
     await replica.book()
     assert sum((await world.wanted()).values()) == 1
+
+
+async def test_a_revision_that_cannot_be_added_up_is_parked_and_changes_nothing(
+    world: World, replica: Replica
+) -> None:
+    await world.deliver(row(0, 9000))
+    await replica.book()
+    await world.deliver(row(0, 7000), aggregation="AVG")
+    await replica.book()
+    assert await world.parked() == {"aggregation_unsupported": 1}
+    assert await world.wanted() == {at(0): 9000}
+    await world.deliver(row(0, 8000))
+    await replica.book()
+    assert await world.parked() == {}
+    assert await world.wanted() == {at(0): 8000}
