@@ -26,7 +26,9 @@ def server_url() -> Iterator[URL]:
         return
     with tempfile.TemporaryDirectory(prefix="mb-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        server = start(Path(folder) / "pg")
+        # A vacuum belongs to the superuser, and the role of the tests may not end it in order to
+        # drop the database under it.
+        server = start(Path(folder) / "pg", settings={"autovacuum": "off"})
         try:
             yield database_url(server.url)
         finally:

@@ -4,7 +4,9 @@ It starts the sandbox and the service, applies the mapping file with the real co
 sends webhooks, disturbs Stripe meanwhile, and compares what it sent with what Stripe holds.
 """
 
+import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -210,11 +212,12 @@ class _Demo:
 
 
 def _addresses(service: str, sandbox: str, secrets: Secrets) -> dict[str, str]:
+    command = Path(sys.argv[0]).name if shutil.which("meterbridge") else sys.argv[0]
     return {
         "API documentation": f"{service}/docs",
         "Summary": f"curl -s -H 'Authorization: Bearer {secrets.admin}' {service}/v1/summary",
         "Readiness": f"{service}/readyz",
-        "A webhook of your own": "meterbridge send --subject acme --meter api_calls --value 7 "
+        "A webhook of your own": f"{command} send --subject acme --meter api_calls --value 7 "
         f"--url {service}{_WEBHOOKS} --secret {secrets.webhook}",
         "What Stripe holds": f"curl -s {sandbox}/_sandbox/totals",
         "The sandbox's control API (clock, faults, ledger)": f"{sandbox}/_sandbox/openapi.json",
