@@ -47,12 +47,22 @@ async def test_two_receivers_and_two_workers_one_of_which_is_killed(bridge: Brid
     )
     bridge.stripe.control("PATCH", "/settings", {"write_latency_ms": 15})
     sender = Sender([f"{address}/webhooks/openmeter" for address in (one, other)])
-    sending = asyncio.create_task(sender.deliver(hours(10), at_once=4))
+
+    async def both_ready() -> bool:
+        return all("booking and sending as" in worker.output() for worker in workers)
 
     async def both_at_work() -> bool:
         rows = await bridge.rows("select distinct worker from attempts")
         return len(rows) == 2
 
+    async def send() -> None:
+        # On a quiet machine one worker may be done before the other has looked for the first time.
+        while not await both_at_work():
+            await sender.deliver(hours(10), at_once=4)
+        await sender.deliver(hours(10), at_once=4)
+
+    await until(both_ready, "both workers have started")
+    sending = asyncio.create_task(send())
     await until(both_at_work, "both workers have sent something")
     workers[0].kill()
     await sending
