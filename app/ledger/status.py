@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import transaction
 from app.mapping import snapshots
-from app.mapping.releases import KEY_ORDER, ask
+from app.mapping.releases import ask, release_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +100,6 @@ _READ_ANEW = text(
         select subscription from subject_mappings where subject in (
             select subject from usage_windows where {_NAMED}))
     """  # noqa: S608 - a constant of this module
-)
-_RELEASE = text(
-    f"""
-    update usage_windows set state = 'pending', detail = null, retry_at = null,
-        subject_contradicts = subject_contradicts
-            and reason is distinct from 'subject_contradicts',
-        reason = null
-    where id in (
-        select id from usage_windows
-        where state = 'parked' and id = any(cast(:ids as bigint[])) {KEY_ORDER} for update)
-    """  # noqa: S608 - the order is a constant
 )
 
 
@@ -263,7 +252,7 @@ class StatusRepository:
             )
             if reason is not None:
                 await ask(connection, "reason", [reason])
-            await connection.execute(_RELEASE, {"ids": list(ids)})
+            await release_named(connection, ids, vouched=True)
         return count
 
     async def release_records(

@@ -5,7 +5,7 @@ statement that turned 600,000 parked windows at once ran into its timeout, every
 booking waiting for the mapping lock meanwhile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from sqlalchemy import text
@@ -98,20 +98,27 @@ async def _release(
         .all()
     )
     if ids:
-        await connection.execute(
-            text(
-                f"""
-                update usage_windows set state = 'pending', detail = null, retry_at = null,
-                    -- Whoever releases a row that contradicts its query vouches for it.
-                    subject_contradicts = subject_contradicts
-                        and not (:vouched and reason = 'subject_contradicts'),
-                    reason = null
-                where id in (
-                    select id from usage_windows
-                    where id = any(cast(:ids as bigint[])) and state = 'parked'
-                    {KEY_ORDER} for update)
-                """  # noqa: S608 - the order is a constant
-            ),
-            {"ids": list(ids), "vouched": kind == "reason"},
-        )
+        await release_named(connection, ids, vouched=kind == "reason")
     return len(ids), ids[-1] if ids else after
+
+
+async def release_named(connection: AsyncConnection, ids: Sequence[int], *, vouched: bool) -> None:
+    """Release those of these windows that are parked.
+
+    `vouched`: an operator asked, who thereby vouches for rows that contradict their query.
+    """
+    await connection.execute(
+        text(
+            f"""
+            update usage_windows set state = 'pending', detail = null, retry_at = null,
+                subject_contradicts = subject_contradicts
+                    and not (:vouched and reason = 'subject_contradicts'),
+                reason = null
+            where id in (
+                select id from usage_windows
+                where id = any(cast(:ids as bigint[])) and state = 'parked'
+                {KEY_ORDER} for update)
+            """  # noqa: S608 - the order is a constant
+        ),
+        {"ids": list(ids), "vouched": vouched},
+    )
