@@ -1,15 +1,15 @@
 """The tables: one noun each, in the order the data flows. Only repositories speak SQL to them.
 
     deliveries --> usage_windows --> usage_records --> attempts
-                        |                  |
-    subject_mappings    |            item_periods      totals of one item in one billing period
-    meter_mappings      |            subscription_lanes  who may send for a subscription, and when
-    window_releases     |
+                   window_revisions  item_periods        totals of one item in one billing period
+    usage_series   window_releases   carries             what went from a closed period's record
+    subject_mappings                 subscription_lanes  who may send for a subscription, and when
+    meter_mappings
     mapping_version  subscription_snapshots   stripe_line  whether anything may be sent at all
     replicas         who runs here
 
-Locks are always taken in the order mapping lock (advisory), deliveries, usage_windows,
-item_periods, subscription_lanes, usage_records, so that no two steps can wait for each other.
+Locks are always taken in the order mapping lock (advisory), deliveries, usage_series,
+usage_windows, item_periods, subscription_lanes, usage_records, so that no two steps can wait for each other.
 """
 
 from sqlalchemy import (
@@ -101,6 +101,12 @@ meter_mappings = Table(
     Column("scale_denominator", Numeric, nullable=False),
     Column("rounding", Text, nullable=False),
     Column("timestamp_rule", Text, nullable=False),
+    # Which windows make one record: window, hour, day or period.
+    Column("record_per", Text, nullable=False, server_default=text("'window'")),
+    # carry_forward or hold; null: what the instance is set to.
+    Column("late_policy", Text),
+    # The period's value is queried at OpenMeter and not combined from windows.
+    Column("whole_period", Boolean, nullable=False, server_default=false()),
     Column("updated_at", TIMESTAMPTZ, nullable=False),
     UniqueConstraint("meter", "group_filter"),
     CheckConstraint("scale_numerator > 0 and scale_denominator > 0", name="scale"),
@@ -141,7 +147,18 @@ item_periods = Table(
     Column("rounding", Text, nullable=False),
     # The sum of the wanted quantities of the period's records = round(exact), never below zero.
     Column("rounded_total", Numeric, nullable=False),
+    # How the price combines records: sum, max or latest (`last_during_period`, `last_ever`). Only
+    # under `sum` are there totals: otherwise every record is rounded by itself.
+    Column("combination", Text, nullable=False, server_default=text("'sum'")),
+    # Under `latest`: the one series (meter, subject, group) that the item's period takes.
+    Column("series", LargeBinary),
+    # carry_forward or hold, of what was booked last.
+    Column("late_policy", Text, nullable=False, server_default=text("'carry_forward'")),
+    # Stripe takes nothing more for it, by its own word or because it ended long enough ago.
+    Column("closed_at", TIMESTAMPTZ),
     UniqueConstraint("subscription_item", "period_start"),
+    CheckConstraint("combination in ('sum', 'max', 'latest')", name="combination"),
+    CheckConstraint("late_policy in ('carry_forward', 'hold')", name="late_policy"),
 )
 
 usage_records = Table(
@@ -152,17 +169,22 @@ usage_records = Table(
     Column("subscription", Text, nullable=False),
     Column("subscription_item", Text, nullable=False),
     Column("timestamp", BigInteger, nullable=False),  # Unix seconds, as Stripe takes it
+    # What its windows come to, and what was carried here (above zero) or from here (below zero).
     Column("wanted_quantity", Numeric, nullable=False),
+    Column("carried_quantity", Numeric, nullable=False, server_default=text("0")),
     # What Stripe holds as far as its answers tell; 0 before the first (nothing posted is nothing).
     Column("reported_quantity", Numeric, nullable=False, server_default=text("0")),
     # Counts the changes of the wanted quantity; part of the idempotency key.
     Column("revision", Integer, nullable=False, server_default=text("0")),
     Column("svix_id", Text, nullable=False),  # the delivery behind the last change
     # due: wanted differs from reported, or an answer is outstanding. reported: equal.
+    # late: its period is closed, and the difference is to be carried or held.
     # held: must not be sent until someone or something acts; `reason` says why.
     Column("state", Text, nullable=False),
     Column("reason", Text),
     Column("detail", Text),
+    # With billing thresholds Stripe takes only increments: of wanted - reported.
+    Column("increment", Boolean, nullable=False, server_default=false()),
     Column("due_at", TIMESTAMPTZ),
     Column("unsent_since", TIMESTAMPTZ),
     # Attempts that count against the record (an outage of Stripe does not).
@@ -179,10 +201,11 @@ usage_records = Table(
     # Raised where Stripe stored a 500 under the key: the next attempt needs a new one.
     Column("key_suffix", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("subscription_item", "timestamp"),
-    CheckConstraint("state in ('due', 'reported', 'held')", name="state"),
-    CheckConstraint("wanted_quantity >= 0", name="wanted"),
-    # A due record without a time would never be claimed again.
-    CheckConstraint("(state = 'due') = (due_at is not null)", name="due_at"),
+    CheckConstraint("state in ('due', 'reported', 'late', 'held')", name="state"),
+    # Below zero only until the carrier has seen it: more was carried away than is left.
+    CheckConstraint("wanted_quantity >= 0 or state in ('late', 'held')", name="wanted"),
+    # A due (or late) record without a time would never be claimed again.
+    CheckConstraint("(state in ('due', 'late')) = (due_at is not null)", name="due_at"),
     Index(
         "ix_usage_records_due",
         "subscription",
@@ -195,6 +218,7 @@ usage_records = Table(
         "unsent_since",
         postgresql_where=text("state = 'due'"),
     ),
+    Index("ix_usage_records_late", "due_at", "id", postgresql_where=text("state = 'late'")),
     Index("ix_usage_records_held", "reason", "id", postgresql_where=text("state = 'held'")),
     Index("ix_usage_records_item_period_id", "item_period_id"),
 )
@@ -214,10 +238,16 @@ usage_windows = Table(
     # The row's subject is not the one the query was for: suspect, never billed by itself.
     Column("subject_contradicts", Boolean, nullable=False, server_default=false()),
     Column("revision", Integer, nullable=False, server_default=text("1")),
-    Column("delivery_id", ForeignKey("deliveries.id"), nullable=False),
+    # webhook: as a delivery told it. The others come from OpenMeter's query API. part: of a window
+    # that straddles a period's boundary. flush: provisional, before a period ends. period: the
+    # value of a whole period.
+    Column("source", Text, nullable=False, server_default=text("'webhook'")),
+    Column("part_of", ForeignKey("usage_windows.id")),
+    Column("delivery_id", ForeignKey("deliveries.id")),  # null: not from a delivery
     Column("svix_id", Text, nullable=False),
     Column("message_at", TIMESTAMPTZ, nullable=False),
-    # pending: to be booked. booked: counted in its usage record. parked: see `reason`.
+    # pending: to be booked. booked: counted in its usage record. parked: see `reason`. covered:
+    # other windows (its parts, the whole period's) count in its place.
     Column("state", Text, nullable=False),
     Column("reason", Text),
     Column("detail", Text),
@@ -230,8 +260,20 @@ usage_windows = Table(
     Column("amount_numerator", Numeric, nullable=False, server_default=text("0")),
     Column("amount_denominator", Numeric, nullable=False, server_default=text("1")),
     Column("booked_at", TIMESTAMPTZ),
+    # Where a window that was not closed yet stands: its record's second, fixed when it was first
+    # queried. Null: the mapping's rule decides.
+    Column("record_at", BigInteger),
+    # What of a straddling window is billed in another period than its own.
+    Column("slipped_from", TIMESTAMPTZ),
+    Column("slipped_to", TIMESTAMPTZ),
+    # The revision that an operator let through although it takes much away.
+    Column("approved_revision", Integer),
+    # A mapping change took it off this record: it waits until that has come down at Stripe.
+    Column("moving_from", ForeignKey("usage_records.id")),
     UniqueConstraint("meter", "subject", "group_key", "window_start", "window_end"),
-    CheckConstraint("state in ('pending', 'booked', 'parked')", name="state"),
+    CheckConstraint("state in ('pending', 'booked', 'parked', 'covered')", name="state"),
+    CheckConstraint("source in ('webhook', 'part', 'flush', 'period')", name="source"),
+    CheckConstraint("(source = 'part') = (part_of is not null)", name="part_of"),
     CheckConstraint("window_start < window_end", name="bounds"),
     # In the order in which they are claimed: with another the planner, after a burst, walks the
     # primary key through millions of booked rows (1.1 s a round at two million).
@@ -254,6 +296,45 @@ usage_windows = Table(
         postgresql_where=text("state = 'parked' and retry_at is not null"),
     ),
     Index("ix_usage_windows_usage_record_id", "usage_record_id"),
+    Index("ix_usage_windows_part_of", "part_of", postgresql_where=text("part_of is not null")),
+    Index(
+        "ix_usage_windows_moving_from",
+        "moving_from",
+        postgresql_where=text("moving_from is not null"),
+    ),
+)
+
+# Every revision of a window that does not stand (any more): the window itself holds the one that
+# does. superseded: a newer one took its place. older: it came after a newer one.
+window_revisions = Table(
+    "window_revisions",
+    metadata,
+    _id(),
+    Column("usage_window_id", ForeignKey("usage_windows.id"), nullable=False, index=True),
+    Column("value", Numeric, nullable=False),
+    Column("aggregation", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("delivery_id", ForeignKey("deliveries.id")),
+    Column("svix_id", Text, nullable=False),
+    Column("message_at", TIMESTAMPTZ, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("kept_at", TIMESTAMPTZ, nullable=False),
+    CheckConstraint("verdict in ('superseded', 'older')", name="verdict"),
+)
+
+# A series of windows: one meter, subject and group. Its lock lets one booker at a time look for
+# windows that overlap; the newest window says from where usage is not booked yet.
+usage_series = Table(
+    "usage_series",
+    metadata,
+    Column("meter", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("group_key", LargeBinary, primary_key=True),
+    Column("group_by", JSONB, nullable=False),
+    Column("aggregation", Text, nullable=False),
+    Column("newest_start", TIMESTAMPTZ, nullable=False),
+    Column("newest_end", TIMESTAMPTZ, nullable=False),
+    Index("ix_usage_series_subject", "subject", "meter"),
 )
 
 # What was asked to be released. Parked windows may be millions: the booker turns them into pending
@@ -286,6 +367,20 @@ attempts = Table(
     Column("request_id", Text),
     Column("replayed", Boolean, nullable=False, server_default=false()),
     Column("worker", Text, nullable=False),
+)
+
+# What went from a record of a closed period to one of the period that is open now; below zero: what
+# came back. Written in the transaction that changes both records, so it counts once.
+carries = Table(
+    "carries",
+    metadata,
+    _id(),
+    Column("from_record_id", ForeignKey("usage_records.id"), nullable=False, index=True),
+    Column("to_record_id", ForeignKey("usage_records.id"), nullable=False, index=True),
+    Column("quantity", Numeric, nullable=False),
+    Column("svix_id", Text, nullable=False),  # the delivery behind the difference
+    Column("carried_at", TIMESTAMPTZ, nullable=False),
+    CheckConstraint("quantity <> 0", name="quantity"),
 )
 
 # The lane of a subscription: its lease lets one worker, and so one POST at a time, through.

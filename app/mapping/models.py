@@ -22,6 +22,30 @@ class TimestampRule(StrEnum):
     WINDOW_END = "window_end"  # OpenMeter's published recipe to the letter
 
 
+class RecordPer(StrEnum):
+    """Which windows of an item make one usage record."""
+
+    WINDOW = "window"
+    HOUR = "hour"  # of UTC, as is the day
+    DAY = "day"
+    PERIOD = "period"  # one record per item and billing period
+
+
+class LatePolicy(StrEnum):
+    """What becomes of usage whose billing period is closed at Stripe."""
+
+    CARRY_FORWARD = "carry_forward"  # it is added to a record of the period that is open now
+    HOLD = "hold"  # it waits for somebody, as `period_closed`
+
+
+class Combination(StrEnum):
+    """How a price's `aggregate_usage` combines the records of a period."""
+
+    SUM = "sum"
+    MAX = "max"
+    LATEST = "latest"  # last_during_period, last_ever
+
+
 @dataclass(frozen=True, slots=True)
 class PriceSelector:
     """Names the price of a meter by exactly one of: ids, lookup key, metadata."""
@@ -50,13 +74,22 @@ class PriceSelector:
 
 @dataclass(frozen=True, slots=True)
 class MeterMapping:
-    """A meter and the price that bills it. `scale` is units per value, exact."""
+    """A meter and the price that bills it. `scale` is units per value, exact.
+
+    `group_filter` splits a meter by group: the mapping is for the windows whose groups have all of
+    these values; an empty one is for those that no other mapping of the meter takes.
+    `late_policy` is None where the instance's setting decides.
+    """
 
     meter: str
     price: PriceSelector
     scale: Fraction = Fraction(1)
     rounding: Rounding = Rounding.HALF_UP
     timestamp_rule: TimestampRule = TimestampRule.INSIDE
+    group_filter: tuple[tuple[str, str], ...] = ()
+    record_per: RecordPer = RecordPer.WINDOW
+    late_policy: LatePolicy | None = None
+    whole_period: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +110,10 @@ class SubjectMapping:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotItem:
-    """One item of a subscription as Stripe last told it. Period bounds in UTC."""
+    """One item of a subscription as Stripe last told it. Period bounds in UTC.
+
+    `previous_start`, `previous_end`: the period before, where it was seen while it was current.
+    """
 
     id: str
     price_id: str
@@ -89,6 +125,8 @@ class SnapshotItem:
     billing_thresholds: bool
     period_start: datetime
     period_end: datetime
+    previous_start: datetime | None = None
+    previous_end: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +140,6 @@ class SubscriptionSnapshot:
     livemode: bool = False
     billing_thresholds: bool = False
     items: tuple[SnapshotItem, ...] = ()
+    cancel_at: datetime | None = None
+    cancel_at_period_end: bool = False
+    customer: str | None = None
