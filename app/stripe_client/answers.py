@@ -67,7 +67,9 @@ class Subscription:
     """A subscription with all its items, however many pages they came on.
 
     `billing_thresholds`: whether any stand on the subscription itself. `schedule`: the id of the
-    schedule that governs it.
+    schedule that governs it. `pause_collection`: whether its invoices are not collected for now;
+    its periods go on. `cancel_at`: when it ends without a further period, by an agreed date or,
+    where `cancel_at_period_end` is true, at the end of the current period.
     """
 
     id: str
@@ -82,6 +84,7 @@ class Subscription:
     canceled_at: int | None = None
     ended_at: int | None = None
     trial_end: int | None = None
+    pause_collection: bool = False
     billing_thresholds: bool = False
     schedule: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)

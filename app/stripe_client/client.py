@@ -43,7 +43,8 @@ from app.stripe_client.transport import Timeouts, open_transport
 
 DEFAULT_BASE_URL = "https://api.stripe.com"
 MOST_ITEMS = 1_000  # Stripe allows twenty per subscription
-MOST_SUBSCRIPTIONS = 10_000  # of one list; more is a filter that does not filter
+MOST_SUBSCRIPTIONS = 10_000  # of one list, unless the caller says otherwise: a hundred reads
+MOST_CUSTOMERS = 10_000
 
 
 class StripeClient:
@@ -132,11 +133,16 @@ class StripeClient:
         return await self._items_after(subscription)
 
     async def subscriptions(
-        self, *, customer: str | None = None, status: str | None = None
+        self,
+        *,
+        customer: str | None = None,
+        status: str | None = None,
+        most: int = MOST_SUBSCRIPTIONS,
     ) -> tuple[Subscription, ...]:
         """All subscriptions of a customer (or the account), newest first.
 
-        `status` is one of Stripe's, or `all`; without it canceled ones are hidden.
+        `status` is one of Stripe's, or `all`; without it canceled ones are hidden. A list of more
+        than `most` raises `MalformedAnswer`: reads are rationed, and a page holds a hundred.
         """
         query: dict[str, FormValue] = {}
         if customer is not None:
@@ -149,7 +155,7 @@ class StripeClient:
             "/v1/subscriptions",
             query,
             read=_ListedBody,
-            most=MOST_SUBSCRIPTIONS,
+            most=whole_number("most", most),
         )
         return tuple([await self._with_all_items(listed.body) for listed in pages])
 
@@ -172,6 +178,20 @@ class StripeClient:
         """A customer, deleted or not."""
         body = await self._exchange.get(f"/v1/customers/{path_segment('customer', customer)}")
         return read_customer(body, wanted=customer)
+
+    async def customers(self, *, most: int = MOST_CUSTOMERS) -> tuple[Customer, ...]:
+        """All customers of the account, newest first; deleted ones are not listed.
+
+        A list of more than `most` raises `MalformedAnswer`: reads are rationed, and a page holds
+        a hundred.
+        """
+        return await all_pages(
+            self._exchange.get,
+            "/v1/customers",
+            {},
+            read=read_customer,
+            most=whole_number("most", most),
+        )
 
     async def price(self, price: str) -> Price:
         """A price, active or not."""

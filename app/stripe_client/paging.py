@@ -48,10 +48,11 @@ async def all_pages(
         known.update(listed.id for listed in page)
         if len(known) != len(seen) + len(found):
             raise MalformedAnswer(f"a page of {path} repeats an id", meta=body.meta)
-        if not body.boolean("has_more"):
-            return tuple(found)
-        if not page:
+        has_more = body.boolean("has_more")
+        if has_more and not page:
             raise MalformedAnswer(f"an empty page of {path} promises more", meta=body.meta)
-        if len(known) > most:
+        if len(known) + has_more > most:
             raise MalformedAnswer(f"{path} lists more than {most}", meta=body.meta)
+        if not has_more:
+            return tuple(found)
         last = page[-1].id

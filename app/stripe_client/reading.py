@@ -118,6 +118,7 @@ def read_subscription(body: Members, *, wanted: str | None = None) -> tuple[Subs
         canceled_at=body.integer_or_none("canceled_at"),
         ended_at=body.integer_or_none("ended_at"),
         trial_end=body.integer_or_none("trial_end"),
+        pause_collection=body.has("pause_collection"),
         billing_thresholds=body.has("billing_thresholds"),
         schedule=body.id_of_or_none("schedule"),
         metadata=body.texts("metadata"),
@@ -143,13 +144,14 @@ def read_summary(body: Members, *, subscription_item: str) -> UsageRecordSummary
     )
 
 
-def read_customer(body: Members, *, wanted: str) -> Customer:
+def read_customer(body: Members, *, wanted: str | None = None) -> Customer:
     """A customer, or what is left of a deleted one."""
     body.expect("object", "customer")
-    body.expect("id", wanted)
+    if wanted is not None:
+        body.expect("id", wanted)
     deleted = body.boolean_or("deleted", default=False)
     return Customer(
-        id=wanted,
+        id=body.text("id"),
         deleted=deleted,
         livemode=None if deleted else body.boolean("livemode"),
         metadata=body.texts("metadata"),

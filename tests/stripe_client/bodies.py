@@ -89,9 +89,22 @@ def subscription(**changes: Any) -> dict[str, Any]:
         "items": listing([item()]),
         "livemode": False,
         "metadata": {"plan": "pro"},
+        "pause_collection": None,
         "schedule": None,
         "status": "active",
         "trial_end": None,
+        **changes,
+    }
+
+
+def customer(identifier: str = "cus_1", **changes: Any) -> dict[str, Any]:
+    return {
+        "id": identifier,
+        "object": "customer",
+        "created": 1_700_000_000,
+        "email": "billing@example.com",
+        "livemode": True,
+        "metadata": {"openmeter_subject": "acme"},
         **changes,
     }
 

@@ -58,6 +58,44 @@ async def test_a_subscription_comes_with_everything_that_booking_needs(
     assert found.meta.request_id == "req_1"
 
 
+@pytest.mark.parametrize(
+    ("change", "cancel_at", "at_period_end", "paused", "trial_end"),
+    [
+        ({}, None, False, False, None),
+        ({"cancel_at": 7}, 7, False, False, None),
+        (
+            {"cancel_at": bodies.PERIOD_END, "cancel_at_period_end": True},
+            bodies.PERIOD_END,
+            True,
+            False,
+            None,
+        ),
+        (
+            {"pause_collection": {"behavior": "keep_as_draft", "resumes_at": None}},
+            None,
+            False,
+            True,
+            None,
+        ),
+        ({"status": "paused", "trial_end": 9}, None, False, False, 9),
+    ],
+)
+async def test_a_subscription_tells_how_its_periods_will_go_on(
+    client: StripeClient,
+    stripe_api: respx.MockRouter,
+    change: dict[str, Any],
+    cancel_at: int | None,
+    at_period_end: bool,
+    paused: bool,
+    trial_end: int | None,
+) -> None:
+    stripe_api.get("/v1/subscriptions/sub_1").mock(return_value=ok(bodies.subscription(**change)))
+    found = await client.subscription("sub_1")
+    assert (found.cancel_at, found.cancel_at_period_end) == (cancel_at, at_period_end)
+    assert (found.pause_collection, found.trial_end) == (paused, trial_end)
+    assert found.status == change.get("status", "active")
+
+
 async def test_the_items_own_period_comes_before_the_subscriptions(
     client: StripeClient, stripe_api: respx.MockRouter
 ) -> None:
