@@ -72,8 +72,7 @@ def _start(*, log_format: str | None = None) -> Settings:
     overrides: dict[str, Any] = {"log_format": log_format} if log_format else {}
     settings = load_settings(**overrides)
     secrets = [*settings.openmeter_webhook_secrets, *settings.admin_tokens]
-    if settings.stripe_api_key:
-        secrets.append(settings.stripe_api_key)
+    secrets += [key for key in (settings.stripe_api_key, settings.openmeter_api_key) if key]
     configure_logs(
         level=settings.log_level,
         log_format=settings.log_format,

@@ -18,9 +18,9 @@ from app.errors import SettingsError
 
 MIN_SECRET_BYTES = 24
 _DAY = 86_400.0
-# Scheme, host or [address], port, path, as Stripe's client takes them: neither user nor password
+# Scheme, host or [address], port, path, as the API clients take them: neither user nor password
 # (they would reach logs), neither query nor fragment (paths are appended), nothing to be escaped.
-_STRIPE_ADDRESS = re.compile(
+_API_ADDRESS = re.compile(
     r"https?://([a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
     r"(/[a-z0-9_~-][a-z0-9._~-]*)*/*",
     re.IGNORECASE,
@@ -52,6 +52,14 @@ def _is_reachable(address: str) -> bool:
         return parts.port != 0
     except ValueError:
         return False
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host is this machine, a private address, or a name that only a cluster knows."""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".svc", ".local", ".internal", ".localhost"))
 
 
 def decode_webhook_secret(secret: str) -> bytes:
@@ -89,6 +97,17 @@ class Settings(BaseSettings):
     )
     openmeter_webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Signing secrets `whsec_…`, comma-separated (several during a rotation)."
+    )
+    openmeter_api_url: str | None = Field(
+        None,
+        description="OpenMeter's API, e.g. `https://openmeter.cloud`. "
+        "Not set: usage is known from webhooks alone.",
+    )
+    openmeter_api_key: SecretStr | None = Field(
+        None, description="Bearer token of OpenMeter's API; a self-hosted one may need none."
+    )
+    openmeter_timeout: float = Field(
+        20, gt=0, le=120, description="Seconds after which one call to OpenMeter is given up."
     )
     stripe_api_key: SecretStr | None = Field(
         None,
@@ -160,7 +179,13 @@ class Settings(BaseSettings):
         return _split(value)
 
     @field_validator(
-        "database_url", "stripe_api_key", "stripe_account", "meterbridge_data_dir", mode="before"
+        "database_url",
+        "meterbridge_data_dir",
+        "openmeter_api_url",
+        "openmeter_api_key",
+        "stripe_api_key",
+        "stripe_account",
+        mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
@@ -204,10 +229,19 @@ class Settings(BaseSettings):
                 raise ValueError("must be a secret or restricted key: sk_… or rk_…")
         return value
 
-    @field_validator("stripe_api_base")
+    @field_validator("openmeter_api_key")
     @classmethod
-    def _address(cls, value: str) -> str:
-        if not _STRIPE_ADDRESS.fullmatch(value) or not _is_reachable(value):
+    def _is_a_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _fits_a_header(value.get_secret_value()):
+            raise ValueError(f"must be {_FITS_A_HEADER}")
+        return value
+
+    @field_validator("stripe_api_base", "openmeter_api_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not _API_ADDRESS.fullmatch(value) or not _is_reachable(value):
             raise ValueError(
                 "must be an http(s) address: http(s)://host[:port][/path], without user, query or "
                 "fragment"
@@ -227,6 +261,17 @@ class Settings(BaseSettings):
         here = base.hostname in ("localhost", "127.0.0.1", "::1")
         if self.live_mode and base.scheme == "http" and not here:
             raise ValueError("STRIPE_API_BASE: must be https with a live key")
+        return self
+
+    @model_validator(mode="after")
+    def _openmeter_key_stays_private(self) -> "Settings":
+        if self.openmeter_api_key is None:
+            return self
+        if self.openmeter_api_url is None:
+            raise ValueError("OPENMETER_API_KEY: is of no use without OPENMETER_API_URL")
+        address = urlsplit(self.openmeter_api_url)
+        if address.scheme == "http" and not _is_private(address.hostname or ""):
+            raise ValueError("OPENMETER_API_URL: must be https with a key, unless it is private")
         return self
 
     @property

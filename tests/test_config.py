@@ -68,6 +68,13 @@ BAD = [
             "https://stripe.ü",
         )
     ),
+    ("OPENMETER_API_URL", f"ftp://{MARK}", "http(s)"),
+    ("OPENMETER_API_URL", f"https://{MARK}@h", "http(s)://host[:port][/path]"),
+    ("OPENMETER_API_URL", f"https://h?{MARK}", "http(s)://host[:port][/path]"),
+    ("OPENMETER_API_KEY", f"{MARK} x", "visible ASCII"),
+    ("OPENMETER_API_KEY", "x" * 256, "visible ASCII"),
+    ("OPENMETER_API_KEY", MARK, "without OPENMETER_API_URL"),
+    ("OPENMETER_TIMEOUT", "0", "greater than 0"),
     ("STRIPE_ACCOUNT", MARK, "acct_"),
     ("STRIPE_ACCOUNT", f"acct_ {MARK}", "acct_"),
     ("STRIPE_ACCOUNT", "acct_" + "x" * 251, "acct_"),
@@ -169,6 +176,37 @@ def test_a_live_key_needs_https(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "taken"),
+    [
+        ("https://openmeter.cloud", True),
+        ("http://openmeter.cloud", False),
+        ("http://203.0.113.7.example", False),
+        ("http://8.8.8.8:8888", False),
+        ("http://[2001:4860:4860::8888]", False),
+        ("http://127.0.0.1:8888", True),
+        ("http://[::1]:8888", True),
+        ("http://10.1.2.3:8888", True),
+        ("http://localhost:8888", True),
+        ("http://openmeter:8888", True),
+        ("http://openmeter.billing.svc:8888", True),
+        ("http://openmeter.billing.svc.cluster.local", True),
+    ],
+)
+def test_a_key_of_openmeter_does_not_cross_the_internet_in_the_open(
+    monkeypatch: pytest.MonkeyPatch, address: str, *, taken: bool
+) -> None:
+    monkeypatch.setenv("OPENMETER_API_URL", address)
+    assert load_settings().openmeter_api_url == address
+    monkeypatch.setenv("OPENMETER_API_KEY", MARK)
+    if taken:
+        assert load_settings().openmeter_api_key is not None
+    else:
+        with pytest.raises(SettingsError, match="OPENMETER_API_URL: must be https") as refused:
+            load_settings()
+        assert MARK not in refused.value.detail
+
+
+@pytest.mark.parametrize(
     ("key", "live"),
     [("sk_live_x", True), ("rk_live_x", True), ("sk_test_x", False), ("rk_test_x", False)],
 )
@@ -202,6 +240,8 @@ def test_a_dotenv_file_counts_and_the_environment_wins(
 
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRIPE_API_KEY", f"sk_test_{MARK}")
+    monkeypatch.setenv("OPENMETER_API_URL", "https://openmeter.example")
+    monkeypatch.setenv("OPENMETER_API_KEY", MARK)
     monkeypatch.setenv("ADMIN_TOKENS", f"{MARK}{MARK}")
     monkeypatch.setenv("DATABASE_URL", f"postgresql://u:{MARK}@h/d")
     settings = load_settings()
