@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
+from app.sandbox.catalog import Catalog
 from app.sandbox.clock import SandboxClock
-from app.sandbox.drafts import CustomerDraft, ItemDraft, PriceDraft, SubscriptionDraft
-from app.sandbox.errors import StripeError, invalid_value, no_such
+from app.sandbox.drafts import (
+    ItemDraft,
+    PlanDraft,
+    SubscriptionDraft,
+)
+from app.sandbox.errors import invalid_value, no_such
 from app.sandbox.ids import Ids
-from app.sandbox.lifecycle import roll
+from app.sandbox.lifecycle import cancel, cancel_later, cut_period, roll
 from app.sandbox.objects import (
+    AggregateUsage,
     BillingPeriod,
     Customer,
     ItemState,
@@ -22,55 +27,14 @@ from app.sandbox.objects import (
 )
 from app.sandbox.periods import Cycle
 
-T = TypeVar("T")
 
-
-class Account:
+class Account(Catalog):
     """One Stripe account. Lists are newest first, as Stripe's are; items in their given order."""
 
     def __init__(self, clock: SandboxClock, ids: Ids) -> None:
-        self._clock = clock
-        self._ids = ids
-        self._customers: dict[str, Customer] = {}
-        self._prices: dict[str, Price] = {}
+        super().__init__(clock, ids)
         self._subscriptions: dict[str, Subscription] = {}
         self._items: dict[str, SubscriptionItem] = {}
-
-    def create_customer(self, draft: CustomerDraft) -> Customer:
-        """Add a customer. Raises StripeError (400) for an id that is taken."""
-        customer = Customer(
-            id=self._free_id(draft.id, "cus", self._customers),
-            created=self._clock.now(),
-            **draft.model_dump(exclude={"id"}),
-        )
-        self._customers[customer.id] = customer
-        return customer
-
-    def create_price(self, draft: PriceDraft) -> Price:
-        """Add a price. Raises StripeError (400) for an id or a lookup key that is taken."""
-        identifier = self._free_id(draft.id, "price", self._prices)
-        self._claim_lookup_key(draft)
-        legacy = draft.usage_type is UsageType.METERED and draft.meter is None
-        price = Price(
-            id=identifier,
-            created=self._clock.now(),
-            product=draft.product or self._ids.new("prod"),
-            recurring=Recurring(
-                interval=draft.interval,
-                interval_count=draft.interval_count,
-                usage_type=draft.usage_type,
-                aggregate_usage=draft.aggregate_usage if legacy else None,
-                meter=draft.meter,
-            ),
-            currency=draft.currency,
-            unit_amount=draft.unit_amount,
-            lookup_key=draft.lookup_key,
-            nickname=draft.nickname,
-            active=draft.active,
-            metadata=dict(draft.metadata),
-        )
-        self._prices[price.id] = price
-        return price
 
     def create_subscription(self, draft: SubscriptionDraft) -> Subscription:
         """Add a subscription and its items, rolled up to the present.
@@ -82,7 +46,10 @@ class Account:
         start = now if draft.start_date is None else draft.start_date
         if start > now:
             raise invalid_value("start_date", "The subscription start date must be in the past.")
-        self.customer(draft.customer, param="customer")
+        if draft.cancel_at is not None and draft.cancel_at_period_end:
+            raise invalid_value("cancel_at", "Received both cancel_at and cancel_at_period_end.")
+        if self.customer(draft.customer, param="customer").deleted:
+            raise no_such("customer", draft.customer, "customer", status=400)
         recurring = self._prices_that_agree(draft.items)
         anchor = draft.trial_end or draft.billing_cycle_anchor or start
         cycle = Cycle(anchor, recurring.interval, recurring.interval_count)
@@ -96,12 +63,16 @@ class Account:
             currency=self._prices[draft.items[0].price].currency,
             status=SubscriptionStatus.TRIALING if trialing else SubscriptionStatus.ACTIVE,
             amount_gte=draft.amount_gte,
-            cancel_at_period_end=draft.cancel_at_period_end,
+            reset_billing_cycle_anchor=draft.reset_billing_cycle_anchor,
+            trial_start=None if draft.trial_end is None else start,
             trial_end=draft.trial_end,
+            missing_payment_method=draft.missing_payment_method,
             metadata=dict(draft.metadata),
         )
-        for item in draft.items:
-            self._free_id(item.id, "si", self._items)
+        self._free_items(draft.items)
+        self._no_reset_of_last_ever(subscription, draft.items)
+        if draft.cancel_at is not None or draft.cancel_at_period_end:
+            cancel_later(subscription, start, at=draft.cancel_at)
         self._subscriptions[subscription.id] = subscription
         for item in draft.items:
             self._add_item(subscription, item, created=start)
@@ -116,22 +87,77 @@ class Account:
         if holder.ended:
             raise invalid_value("subscription", "A canceled subscription takes no items.")
         self._prices_that_agree([draft], holder)
+        self._no_reset_of_last_ever(holder, [draft])
         return self._add_item(holder, draft, created=self._clock.now())
 
-    def replace_item(self, item_id: str, draft: ItemDraft, *, gone: bool) -> SubscriptionItem:
-        """A plan change: the item ends (or vanishes, when `gone`) and a new one takes its place."""
+    def end_item(self, item_id: str, *, gone: bool, clear_usage: bool) -> SubscriptionItem:
+        """Take an item off its subscription: it ends, or vanishes when `gone`.
+
+        What it holds of the open period is billed with the period, unless `clear_usage` drops it.
+        """
         item = self.item(item_id)
-        new = self.create_item(item.subscription, draft)
-        item.state = ItemState.GONE if gone else ItemState.ENDED
-        return new
+        self._off(item, self.subscription(item.subscription), gone=gone, clear_usage=clear_usage)
+        return item
 
-    def customer(self, identifier: str, *, param: str | None = None) -> Customer:
-        """A customer. Raises StripeError: 404, or 400 when the parameter `param` named it."""
-        return self._found(self._customers, identifier, "customer", param)
+    def change_plan(self, subscription: str, plan: PlanDraft) -> Subscription:
+        """Put other items in place of all items of a subscription.
 
-    def price(self, identifier: str) -> Price:
-        """A price. Raises StripeError (404)."""
-        return self._found(self._prices, identifier, "price", None)
+        Raises StripeError for prices that do not go together, another currency, taken ids, and
+        an ended subscription.
+        """
+        holder = self.subscription(subscription)
+        if holder.ended:
+            raise invalid_value("subscription", "A canceled subscription takes no items.")
+        recurring = self._prices_that_agree(plan.items)
+        if self._prices[plan.items[0].price].currency != holder.currency:
+            raise invalid_value("items", "A subscription keeps its currency.")
+        self._free_items(plan.items)
+        self._no_reset_of_last_ever(holder, plan.items)
+        now = self._clock.now()
+        trialing = holder.status is SubscriptionStatus.TRIALING
+        if plan.reset_anchor and trialing:
+            raise invalid_value("reset_anchor", "A trial's end is the anchor: move that instead.")
+        for item in holder.live_items:
+            self._off(item, holder, gone=plan.gone, clear_usage=plan.clear_usage)
+        rhythm = (recurring.interval, recurring.interval_count)
+        reset = plan.reset_anchor or rhythm != (holder.cycle.interval, holder.cycle.count)
+        holder.cycle = Cycle(holder.cycle.anchor, *rhythm)
+        if reset and not trialing:
+            cut_period(holder, now, self._ids, reset_anchor=True)
+        for draft in plan.items:
+            self._add_item(holder, draft, created=now)
+        return holder
+
+    def switch_price(self, item_id: str, price: str) -> SubscriptionItem:
+        """Another price on the same item, which keeps its usage.
+
+        Raises StripeError (400) for a price of another rhythm, currency or way of counting.
+        """
+        item = self.item(item_id)
+        holder = self.subscription(item.subscription)
+        self._prices_that_agree([ItemDraft(price=price)], holder)
+        old, new = self._prices[item.price].recurring, self._prices[price].recurring
+        if (old.usage_type, old.aggregate_usage) != (new.usage_type, new.aggregate_usage):
+            raise invalid_value("price", "The usage of an item is counted in one way only.")
+        item.price = price
+        return item
+
+    def reset_at_thresholds(self, subscription: Subscription) -> None:
+        """Let a threshold that is reached reset the anchor. Raises StripeError (400).
+
+        Stripe has no such reset beside a price of `last_ever`.
+        """
+        self._no_reset_of_last_ever(subscription, [], reset=True)
+        subscription.reset_billing_cycle_anchor = True
+
+    def delete_customer(self, identifier: str) -> Customer:
+        """Delete a customer, which cancels its subscriptions now."""
+        customer = self.customer(identifier)
+        for subscription in self.subscriptions():
+            if subscription.customer == identifier:
+                cancel(subscription, self._clock.now(), self._ids, invoice_now=False)
+        customer.deleted = True
+        return customer
 
     def subscription(self, identifier: str, *, param: str | None = None) -> Subscription:
         """A subscription, its periods as of now.
@@ -139,8 +165,9 @@ class Account:
         Raises StripeError: 404, or 400 when the parameter `param` named it.
         """
         found = self._found(self._subscriptions, identifier, "subscription", param)
-        if self._clock.now() >= found.current.end:
-            roll(found, self._clock.now(), self._ids)
+        now = self._clock.now()
+        if now >= found.next_change:
+            roll(found, now, self._ids)
         return found
 
     def item(self, identifier: str) -> SubscriptionItem:
@@ -154,14 +181,6 @@ class Account:
         """The id of the subscription that an item is on; None for an unknown item."""
         item = self._items.get(item_id)
         return None if item is None else item.subscription
-
-    def customers(self) -> Sequence[Customer]:
-        """All customers, newest first."""
-        return list(reversed(self._customers.values()))
-
-    def prices(self) -> Sequence[Price]:
-        """All prices, newest first."""
-        return list(reversed(self._prices.values()))
 
     def subscriptions(self) -> Sequence[Subscription]:
         """All subscriptions, newest first, their periods as of now."""
@@ -189,6 +208,33 @@ class Account:
         subscription.items.append(item)
         return item
 
+    def _off(
+        self, item: SubscriptionItem, holder: Subscription, *, gone: bool, clear_usage: bool
+    ) -> None:
+        if clear_usage:
+            item.usage.pop(len(holder.periods) - 1, None)
+        if item.ended_at is None:
+            item.ended_at = self._clock.now()
+        item.state = ItemState.GONE if gone else ItemState.ENDED
+
+    def _free_items(self, drafts: Sequence[ItemDraft]) -> None:
+        for draft in drafts:
+            self._free_id(draft.id, "si", self._items)
+
+    def _no_reset_of_last_ever(
+        self, holder: Subscription, drafts: Sequence[ItemDraft], *, reset: bool = False
+    ) -> None:
+        if not (reset or holder.reset_billing_cycle_anchor):
+            return
+        prices = [item.price for item in holder.live_items] + [draft.price for draft in drafts]
+        for price in prices:
+            if self._prices[price].recurring.aggregate_usage is AggregateUsage.LAST_EVER:
+                raise invalid_value(
+                    "billing_thresholds[reset_billing_cycle_anchor]",
+                    "The billing cycle anchor cannot be reset by a threshold while a price has "
+                    "`aggregate_usage=last_ever`.",
+                )
+
     def _prices_that_agree(
         self, drafts: Sequence[ItemDraft], holder: Subscription | None = None
     ) -> Recurring:
@@ -203,32 +249,3 @@ class Account:
                 "and `recurring.interval_count`.",
             )
         return replace(prices[0].recurring)
-
-    def _claim_lookup_key(self, draft: PriceDraft) -> None:
-        if draft.lookup_key is None:
-            return
-        for price in self._prices.values():
-            if price.lookup_key != draft.lookup_key:
-                continue
-            if not draft.transfer_lookup_key:
-                raise invalid_value(
-                    "lookup_key", f"A price (`{price.id}`) already uses that lookup key."
-                )
-            price.lookup_key = None
-
-    def _free_id(self, wanted: str | None, prefix: str, taken: dict[str, T]) -> str:
-        if wanted is None:
-            return self._ids.new(prefix)
-        if wanted in taken:
-            raise StripeError(
-                400, f"'{wanted}' already exists.", code="resource_already_exists", param="id"
-            )
-        return wanted
-
-    @staticmethod
-    def _found(objects: dict[str, T], identifier: str, noun: str, param: str | None) -> T:
-        found = objects.get(identifier)
-        if found is None:
-            status = 404 if param is None else 400
-            raise no_such(noun, identifier, param or "id", status=status)
-        return found

@@ -2,7 +2,12 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.sandbox.objects import AggregateUsage, SubscriptionStatus, UsageType
+from app.sandbox.objects import (
+    AggregateUsage,
+    MissingPaymentMethod,
+    SubscriptionStatus,
+    UsageType,
+)
 from app.sandbox.periods import Interval
 
 # The first second of 2100: far enough, and a period's end still is a date.
@@ -58,6 +63,24 @@ class ItemDraft(Draft):
     metadata: dict[str, str] = _METADATA
 
 
+class PlanDraft(Draft):
+    """A plan change: what takes the place of all items of a subscription."""
+
+    items: list[ItemDraft] = Field(min_length=1)
+    gone: bool = Field(
+        default=False,
+        description="Whether the old items answer 404 in place of 'no longer active'",
+    )
+    clear_usage: bool = Field(
+        default=False, description="Whether the old items' usage of the open period is dropped"
+    )
+    reset_anchor: bool = Field(
+        default=False,
+        description="End the period now, with an invoice, and begin one. Another billing interval "
+        "does so anyway",
+    )
+
+
 class SubscriptionDraft(Draft):
     """A subscription to be created. Times are Unix seconds."""
 
@@ -77,6 +100,13 @@ class SubscriptionDraft(Draft):
     status: SubscriptionStatus | None = Field(
         None, description="Trialing or active, by `trial_end`, when left out"
     )
+    missing_payment_method: MissingPaymentMethod = Field(
+        MissingPaymentMethod.CREATE_INVOICE, description="What the end of the trial leads to"
+    )
+    cancel_at: int | None = Field(None, ge=0, le=LATEST, description="When it ends")
     cancel_at_period_end: bool = False
     amount_gte: int | None = Field(None, ge=1, description="The subscription's billing threshold")
+    reset_billing_cycle_anchor: bool = Field(
+        default=False, description="Whether a threshold that is reached begins a whole new period"
+    )
     metadata: dict[str, str] = _METADATA

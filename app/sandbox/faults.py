@@ -102,9 +102,11 @@ class Faults:
     def __init__(self, ids: Ids) -> None:
         self._ids = ids
         self._entries: dict[str, _Entry] = {}
+        # What can still meet a request: a long test injects thousands that are spent soon.
+        self._live: list[_Entry] = []
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        return bool(self._live)
 
     def inject(self, fault: AnyFault) -> ActiveFault:
         """Add a fault."""
@@ -112,6 +114,7 @@ class Faults:
         dice = random.Random(fault.seed)  # noqa: S311
         entry = _Entry(self._ids.new("fault"), fault, dice)
         self._entries[entry.id] = entry
+        self._live.append(entry)
         return _shown(entry)
 
     def listed(self) -> list[ActiveFault]:
@@ -124,13 +127,15 @@ class Faults:
             self._entries.clear()
         else:
             self._entries.pop(identifier, None)
+        self._live = [entry for entry in self._live if entry.id in self._entries]
 
     def plan(self, subject: Subject) -> Plan:
         """What is to happen to a request. Counts it as met."""
         plan = Plan()
-        for entry in self._entries.values():
+        for entry in self._live:
             if entry.meets(subject):
                 _apply(entry.fault, plan, subject)
+        self._live = [entry for entry in self._live if not entry.spent]
         return plan
 
 

@@ -1,7 +1,8 @@
 """What was executed, and how often each operation was called."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 
@@ -11,6 +12,7 @@ class ExecutedCall(NamedTuple):
     subscription_item: str
     subscription: str
     timestamp: int
+    period_start: int
     quantity: int
     action: str
     idempotency_key: str | None
@@ -19,22 +21,31 @@ class ExecutedCall(NamedTuple):
 
 
 class Ledger:
-    """Every executed usage-record call, in order. Replays are not executed and not here."""
+    """Every executed usage-record call, in order. Replays are not executed and not here.
+
+    A call weighs some 0.5 kB, so a simulation of millions keeps the newest only (`keep`).
+    """
 
     def __init__(self) -> None:
-        self._calls: list[ExecutedCall] = []
+        self._calls: deque[ExecutedCall] = deque()
+        self._forgotten = 0
 
     def __len__(self) -> int:
-        return len(self._calls)
+        """How many calls were executed, forgotten ones included."""
+        return self._forgotten + len(self._calls)
 
-    def add(self, call: ExecutedCall) -> None:
-        """Write down an executed call."""
+    def add(self, call: ExecutedCall, *, keep: int = 0) -> None:
+        """Write down an executed call; of all calls only the newest `keep` stay (0: all)."""
         self._calls.append(call)
+        while keep and len(self._calls) > keep:
+            self._calls.popleft()
+            self._forgotten += 1
 
     def after(self, number: int) -> Iterator[tuple[int, ExecutedCall]]:
         """The calls after the `number`-th, each with its own number, counted from one."""
-        for index in range(number, len(self._calls)):
-            yield index + 1, self._calls[index]
+        first = max(number - self._forgotten, 0)
+        kept = islice(self._calls, first, None)
+        return enumerate(kept, start=self._forgotten + first + 1)
 
 
 class Traffic:

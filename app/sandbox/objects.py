@@ -35,6 +35,30 @@ class SubscriptionStatus(StrEnum):
     CANCELED = "canceled"
 
 
+class MissingPaymentMethod(StrEnum):
+    """What becomes of a subscription whose trial ends without a payment method."""
+
+    CREATE_INVOICE = "create_invoice"
+    CANCEL = "cancel"
+    PAUSE = "pause"
+
+
+class PauseBehavior(StrEnum):
+    """What becomes of the invoices while collection is paused."""
+
+    KEEP_AS_DRAFT = "keep_as_draft"
+    MARK_UNCOLLECTIBLE = "mark_uncollectible"
+    VOID = "void"
+
+
+@dataclass(frozen=True, slots=True)
+class PauseCollection:
+    """Invoices are made and not collected; periods go on, and usage is taken."""
+
+    behavior: PauseBehavior
+    resumes_at: int | None = None
+
+
 ENDED = frozenset({SubscriptionStatus.CANCELED, SubscriptionStatus.INCOMPLETE_EXPIRED})
 
 
@@ -48,6 +72,7 @@ class Customer:
     email: str | None = None
     description: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    deleted: bool = False
 
 
 @dataclass(slots=True)
@@ -82,7 +107,7 @@ class BillingPeriod:
     """One period of a subscription: after `start`, up to and including `end`.
 
     `invoice` is there once the period is closed; a period cut short by an immediate
-    cancellation has none, because what it held was dropped.
+    cancellation has none, because what it held was dropped, and neither has a paused one.
     """
 
     start: int
@@ -109,6 +134,7 @@ class SubscriptionItem:
     quantity: int | None = None
     usage_gte: int | None = None
     state: ItemState = ItemState.LIVE
+    ended_at: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     usage: dict[int, dict[int, int]] = field(default_factory=dict)
 
@@ -126,16 +152,36 @@ class Subscription:
     status: SubscriptionStatus = SubscriptionStatus.ACTIVE
     items: list[SubscriptionItem] = field(default_factory=list)
     amount_gte: int | None = None
+    reset_billing_cycle_anchor: bool = False  # by a threshold that is reached
+    cancel_at: int | None = None
     cancel_at_period_end: bool = False
     canceled_at: int | None = None
     ended_at: int | None = None
+    trial_start: int | None = None
     trial_end: int | None = None
+    missing_payment_method: MissingPaymentMethod = MissingPaymentMethod.CREATE_INVOICE
+    pause: PauseCollection | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
     def current(self) -> BillingPeriod:
         """The current period, or the last one of an ended subscription."""
         return self.periods[-1]
+
+    @property
+    def next_change(self) -> int:
+        """When the clock changes something next, unless the subscription has ended."""
+        at = self.periods[-1].end
+        if self.cancel_at is not None:
+            at = min(at, self.cancel_at)
+        if self.pause is not None and self.pause.resumes_at is not None:
+            at = min(at, self.pause.resumes_at)
+        return at
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether any stand on the subscription itself."""
+        return self.amount_gte is not None or self.reset_billing_cycle_anchor
 
     @property
     def ended(self) -> bool:

@@ -31,7 +31,9 @@ def items_url(holder: Subscription) -> str:
 
 
 def customer(found: Customer) -> JsonObject:
-    """A customer."""
+    """A customer, or what is left of a deleted one."""
+    if found.deleted:
+        return {"id": found.id, "object": "customer", "deleted": True}
     return {
         "id": found.id,
         "object": "customer",
@@ -109,7 +111,7 @@ def subscription(found: Subscription, prices: dict[str, Price], version: str) ->
         "object": "subscription",
         "billing_cycle_anchor": found.cycle.anchor,
         "billing_thresholds": _thresholds(found),
-        "cancel_at": found.current.end if found.cancel_at_period_end else None,
+        "cancel_at": found.current.end if found.cancel_at_period_end else found.cancel_at,
         "cancel_at_period_end": found.cancel_at_period_end,
         "canceled_at": found.canceled_at,
         "collection_method": "charge_automatically",
@@ -126,11 +128,15 @@ def subscription(found: Subscription, prices: dict[str, Price], version: str) ->
         "latest_invoice": _latest_invoice(found),
         "livemode": False,
         "metadata": found.metadata,
+        "pause_collection": _pause(found),
         "schedule": None,
         "start_date": found.created,
         "status": found.status,
         "trial_end": found.trial_end,
-        "trial_start": None if found.trial_end is None else found.created,
+        "trial_settings": {
+            "end_behavior": {"missing_payment_method": found.missing_payment_method}
+        },
+        "trial_start": found.trial_start,
     }
     if not period_on_item(version):
         document.update(_period(found))
@@ -159,9 +165,18 @@ def _period(found: Subscription) -> JsonObject:
 
 
 def _thresholds(found: Subscription) -> JsonObject | None:
-    if found.amount_gte is None:
+    if not found.has_thresholds:
         return None
-    return {"amount_gte": found.amount_gte, "reset_billing_cycle_anchor": False}
+    return {
+        "amount_gte": found.amount_gte,
+        "reset_billing_cycle_anchor": found.reset_billing_cycle_anchor,
+    }
+
+
+def _pause(found: Subscription) -> JsonObject | None:
+    if found.pause is None:
+        return None
+    return {"behavior": found.pause.behavior, "resumes_at": found.pause.resumes_at}
 
 
 def _latest_invoice(found: Subscription) -> str | None:

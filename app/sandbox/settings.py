@@ -35,6 +35,9 @@ class Settings(BaseModel):
         description="Whether a refusal made while executing (period closed, item ended, unknown "
         "id) is stored under the idempotency key, as Stripe documents. Validation failures never",
     )
+    ledger_keeps: int = Field(
+        0, ge=0, description="How many executed calls the ledger keeps, the newest; 0 is all"
+    )
     default_version: str = Field(ACACIA, description="The version of requests that name none")
     connected_accounts: frozenset[str] = Field(
         frozenset(), description="What `Stripe-Account` may name. All see the same objects"

@@ -33,13 +33,19 @@ def refusal(
         return price_has_meter(item.id)
     if price.recurring.usage_type is UsageType.LICENSED:
         return price_is_licensed(item.id)
-    if action == SET and (subscription.amount_gte is not None or item.usage_gte is not None):
+    if action == SET and (subscription.has_thresholds or item.usage_gte is not None):
         return only_increment_allowed()
     return None
 
 
 def period_of(
-    timestamp: int, *, now: int, subscription: Subscription, price: Price, settings: Settings
+    timestamp: int,
+    *,
+    now: int,
+    item: SubscriptionItem,
+    subscription: Subscription,
+    price: Price,
+    settings: Settings,
 ) -> int:
     """The number of the period that takes a record at `timestamp`.
 
@@ -56,6 +62,7 @@ def period_of(
         and current > 0
         and now < subscription.current.start + settings.grace_seconds
         and timestamp > subscription.periods[current - 1].start
+        and item.created < subscription.current.start
     )
     if in_grace:
         return current - 1

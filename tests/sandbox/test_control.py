@@ -144,6 +144,7 @@ async def test_the_ledger_is_in_order_and_read_in_parts(world: World) -> None:
         "subscription_item": "si_1",
         "subscription": "sub_1",
         "timestamp": NOW,
+        "period_start": START,
         "quantity": 0,
         "action": "set",
         "idempotency_key": "k-0",
@@ -167,6 +168,78 @@ async def test_totals_are_kept_by_period_and_for_vanished_items(world: World) ->
     assert (april["total_usage"], april["records"]) == (5, {str(END + 9): 5})
     assert (march["total_usage"], march["records"]) == (4, {str(NOW): 4})
     assert (march["start"], march["end"], april["invoice"]) == (START, END, None)
+    assert (march["closed"], april["closed"]) == (True, False)
+    assert march["invoice"].startswith("in_")
+
+
+async def test_totals_are_read_in_parts(world: World) -> None:
+    body = {"id": "sub_2", "customer": "cus_1", "items": [{"id": "si_3", "price": "price_1"}]}
+    await world.control("POST", "/subscriptions", body)
+    await world.control("POST", "/subscriptions/sub_1/items", {"id": "si_2", "price": "price_1"})
+    await world.clock(END + 1)
+
+    async def read(asked: str) -> dict[str, int]:
+        items = (await world.control("GET", f"/totals?{asked}"))["items"]
+        return {item["subscription_item"]: len(item["periods"]) for item in items}
+
+    assert await read("subscription=sub_1") == {"si_1": 2, "si_2": 2}
+    assert await read("subscription_item=si_2&periods=1") == {"si_2": 1}
+    assert await read("subscription_item=si_2&subscription=sub_2") == {}
+    assert await read("periods=1") == {"si_1": 1, "si_2": 1, "si_3": 1}
+
+
+async def test_a_ledger_may_keep_the_newest_calls_only(world: World) -> None:
+    await world.set(ledger_keeps=2)
+    for quantity in range(5):
+        await world.use(quantity=quantity)
+    page = await world.control("GET", "/ledger")
+    assert [(call["number"], call["quantity"]) for call in page["calls"]] == [(4, 3), (5, 4)]
+    assert page["total"] == 5
+    page = await world.control("GET", "/ledger?after=4")
+    assert [call["number"] for call in page["calls"]] == [5]
+    assert (await world.control("GET", "/ledger?after=9"))["calls"] == []
+
+
+async def test_metadata_is_given_changed_and_listed(world: World) -> None:
+    subject = {"openmeter_subject": "acme"}
+    await world.control("POST", "/customers", {"id": "cus_2", "metadata": subject})
+    body = {"id": "sub_2", "customer": "cus_2", "items": [{"price": "price_1"}]}
+    await world.control("POST", "/subscriptions", body | {"metadata": subject})
+    await world.control("PATCH", "/subscriptions/sub_1", {"metadata": {"plan": "pro"}})
+    await world.control("PATCH", "/customers/cus_1", {"metadata": {"team": "a"}})
+    for noun, wanted in [
+        ("customers", {"cus_2": subject, "cus_1": {"team": "a"}}),
+        ("subscriptions", {"sub_2": subject, "sub_1": {"plan": "pro"}}),
+    ]:
+        listed = (await world.get(f"/{noun}")).json()["data"]
+        assert {entry["id"]: entry["metadata"] for entry in listed} == wanted
+    assert (await world.get("/subscriptions/sub_1")).json()["status"] == "active"
+
+
+async def test_customers_are_listed_page_by_page(world: World) -> None:
+    for number in range(2, 8):
+        await world.control("POST", "/customers", {"id": f"cus_{number}"})
+    first = (await world.get("/customers", limit=5)).json()
+    assert [entry["id"] for entry in first["data"]] == [f"cus_{n}" for n in (7, 6, 5, 4, 3)]
+    rest = (await world.get("/customers", limit=5, starting_after="cus_3")).json()
+    assert [entry["id"] for entry in rest["data"]] == ["cus_2", "cus_1"]
+    assert (first["has_more"], rest["has_more"]) == (True, False)
+
+
+async def test_a_deleted_customer_is_listed_no_more_and_its_subscriptions_end(
+    world: World,
+) -> None:
+    await world.control("POST", "/customers", {"id": "cus_2"})
+    body = {"id": "sub_2", "customer": "cus_2", "items": [{"price": "price_1"}]}
+    await world.control("POST", "/subscriptions", body)
+    gone = {"id": "cus_2", "object": "customer", "deleted": True}
+    assert await world.control("DELETE", "/customers/cus_2") == gone
+    assert (await world.get("/customers/cus_2")).json() == gone
+    assert [entry["id"] for entry in (await world.get("/customers")).json()["data"]] == ["cus_1"]
+    assert (await world.get("/subscriptions/sub_2")).json()["status"] == "canceled"
+    assert (await world.get("/subscriptions/sub_1")).json()["status"] == "active"
+    answer = await world.client.post("/_sandbox/subscriptions", json=body | {"id": "sub_3"})
+    assert answer.status_code == 400
 
 
 async def test_requests_are_counted_by_operation_and_status(world: World) -> None:
@@ -224,7 +297,7 @@ async def test_every_control_route_is_documented(empty: World) -> None:
         for operation in methods.values()
         if path.startswith("/_sandbox/")
     ]
-    assert len(operations) == 27
+    assert len(operations) == 37
     assert all(operation.get("description") for operation in operations)
 
 

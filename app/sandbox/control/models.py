@@ -1,11 +1,11 @@
 """What the control API takes and gives."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.sandbox.drafts import LATEST
-from app.sandbox.objects import SubscriptionStatus
+from app.sandbox.objects import PauseBehavior, SubscriptionStatus
 
 
 class Input(BaseModel):
@@ -15,21 +15,82 @@ class Input(BaseModel):
 
 
 class Cancellation(Input):
-    """How a subscription ends."""
+    """How a subscription ends: now, unless one of the two says later."""
 
     at_period_end: bool = False
+    at: int | None = Field(None, ge=0, le=LATEST, description="A time ahead, Unix seconds")
+    invoice_now: bool = Field(
+        default=False, description="Whether an end now bills what is not yet invoiced"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if [self.at_period_end, self.at is not None, self.invoice_now].count(True) > 1:
+            raise ValueError("at_period_end, at and invoice_now exclude each other")
+        return self
 
 
 class SubscriptionChange(Input):
-    """What can be changed on a subscription."""
+    """What is to be changed on a subscription; what is left out stays."""
 
-    status: SubscriptionStatus
+    status: SubscriptionStatus | None = None
+    metadata: dict[str, str] | None = Field(None, description="All of it, in place of the old")
+
+
+class CustomerChange(Input):
+    """What is to be changed on a customer."""
+
+    metadata: dict[str, str] = Field(description="All of it, in place of the old")
 
 
 class SubscriptionThreshold(Input):
     """The subscription's billing threshold; null takes it away."""
 
     amount_gte: int | None = Field(ge=1)
+    reset_billing_cycle_anchor: bool = Field(
+        default=False, description="Whether a threshold that is reached begins a whole new period"
+    )
+
+
+class ReachedThreshold(Input):
+    """What follows a threshold that is reached."""
+
+    reset_billing_cycle_anchor: bool | None = Field(
+        None, description="As the subscription's thresholds say, when left out"
+    )
+
+
+class TrialEnd(Input):
+    """Where the end of a trial is moved."""
+
+    at: int | None = Field(None, ge=0, le=LATEST, description="Unix seconds ahead; null is now")
+
+
+class Pause(Input):
+    """How the collection of invoices is paused."""
+
+    behavior: PauseBehavior = PauseBehavior.VOID
+    resumes_at: int | None = Field(None, ge=0, le=LATEST, description="Unix seconds")
+
+
+class Resumption(Input):
+    """How a subscription in the status `paused` goes on."""
+
+    reset_anchor: bool = Field(default=True, description="Whether a period begins now")
+
+
+class PriceSwitch(Input):
+    """Another price on the same item."""
+
+    price: str
+
+
+class ItemEnd(Input):
+    """How an item comes off its subscription."""
+
+    clear_usage: bool = Field(
+        default=False, description="Whether its usage of the open period is dropped"
+    )
 
 
 class ItemThreshold(Input):
@@ -46,6 +107,9 @@ class Replacement(Input):
     gone: bool = Field(
         default=False,
         description="Whether the old item answers 404 in place of 'no longer active'",
+    )
+    clear_usage: bool = Field(
+        default=False, description="Whether the old item's usage of the open period is dropped"
     )
 
 
@@ -101,6 +165,7 @@ class SettingsChange(Input):
     write_latency_ms: int | None = None
     read_latency_ms: int | None = None
     store_refusals: bool | None = None
+    ledger_keeps: int | None = None
     default_version: str | None = None
     connected_accounts: frozenset[str] | None = None
 
@@ -112,6 +177,7 @@ class LedgerEntry(BaseModel):
     subscription_item: str
     subscription: str
     timestamp: int
+    period_start: int = Field(description="Of the billing period that took it")
     quantity: int
     action: Literal["set", "increment"]
     idempotency_key: str | None
@@ -131,7 +197,8 @@ class PeriodTotal(BaseModel):
 
     start: int
     end: int
-    invoice: str | None
+    closed: bool = Field(description="Whether it is over, with an invoice or without")
+    invoice: str | None = Field(description="That it was billed with; null: open, or dropped")
     total_usage: int
     records: dict[int, int] = Field(description="Timestamp -> quantity")
 

@@ -4,17 +4,17 @@ from fastapi import APIRouter
 
 from app.sandbox import rendering
 from app.sandbox.control.models import (
-    Cancellation,
+    CustomerChange,
+    ItemEnd,
     ItemThreshold,
     PriceMeter,
+    PriceSwitch,
     Replacement,
     SubscriptionChange,
-    SubscriptionThreshold,
 )
 from app.sandbox.drafts import CustomerDraft, ItemDraft, PriceDraft, SubscriptionDraft
 from app.sandbox.endpoints import subscription_items, subscriptions
-from app.sandbox.lifecycle import cancel
-from app.sandbox.objects import ItemState, Subscription, SubscriptionItem
+from app.sandbox.objects import Subscription, SubscriptionItem
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.settings import ACACIA
 from app.sandbox.wire import JsonObject
@@ -36,6 +36,18 @@ def _billing(sandbox: Sandbox) -> APIRouter:
     async def create_customer(draft: CustomerDraft) -> JsonObject:
         """Create a customer."""
         return rendering.customer(sandbox.account.create_customer(draft))
+
+    @router.patch("/customers/{customer_id}")
+    async def change_customer(customer_id: str, change: CustomerChange) -> JsonObject:
+        """Give a customer other metadata."""
+        customer = sandbox.account.customer(customer_id)
+        customer.metadata = dict(change.metadata)
+        return rendering.customer(customer)
+
+    @router.delete("/customers/{customer_id}")
+    async def delete_customer(customer_id: str) -> JsonObject:
+        """Delete a customer: its subscriptions are canceled now, and it is listed no more."""
+        return rendering.customer(sandbox.account.delete_customer(customer_id))
 
     @router.post("/prices", status_code=201)
     async def create_price(draft: PriceDraft) -> JsonObject:
@@ -65,23 +77,12 @@ def _subscriptions(sandbox: Sandbox) -> APIRouter:
 
     @router.patch("/{subscription_id}")
     async def change_subscription(subscription_id: str, change: SubscriptionChange) -> JsonObject:
-        """Put a subscription into another status."""
+        """Put a subscription into another status, or give it other metadata."""
         found = sandbox.account.subscription(subscription_id)
-        found.status = change.status
-        return rendered(found)
-
-    @router.post("/{subscription_id}/cancel")
-    async def cancel_subscription(subscription_id: str, how: Cancellation) -> JsonObject:
-        """Cancel now (what is not yet invoiced is dropped), or at the end of the period."""
-        found = sandbox.account.subscription(subscription_id)
-        cancel(found, sandbox.clock.now(), at_period_end=how.at_period_end)
-        return rendered(found)
-
-    @router.put("/{subscription_id}/thresholds")
-    async def set_thresholds(subscription_id: str, change: SubscriptionThreshold) -> JsonObject:
-        """Set or take away the subscription's billing threshold."""
-        found = sandbox.account.subscription(subscription_id)
-        found.amount_gte = change.amount_gte
+        if change.status is not None:
+            found.status = change.status
+        if change.metadata is not None:
+            found.metadata = dict(change.metadata)
         return rendered(found)
 
     @router.post("/{subscription_id}/items", status_code=201)
@@ -100,25 +101,31 @@ def _items(sandbox: Sandbox) -> APIRouter:
         return subscription_items.rendered(sandbox, item, ACACIA)
 
     @router.post("/end")
-    async def end_item(item_id: str) -> JsonObject:
+    async def end_item(item_id: str, how: ItemEnd | None = None) -> JsonObject:
         """Take an item off its subscription: usage is refused as 'no longer active'."""
-        item = sandbox.account.item(item_id)
-        item.state = ItemState.ENDED
-        return rendered(item)
+        clear = how is not None and how.clear_usage
+        return rendered(sandbox.account.end_item(item_id, gone=False, clear_usage=clear))
 
     @router.delete("")
     async def delete_item(item_id: str) -> JsonObject:
         """Take an item away without a trace: it answers 404."""
-        item = sandbox.account.item(item_id)
-        item.state = ItemState.GONE
+        item = sandbox.account.end_item(item_id, gone=True, clear_usage=False)
         return {"id": item.id, "object": "subscription_item", "deleted": True}
 
     @router.post("/replace", status_code=201)
     async def replace_item(item_id: str, new: Replacement) -> JsonObject:
         """A plan change: end the item and put a new one, with a new id, in its place."""
-        price = new.price or sandbox.account.item(item_id).price
-        draft = ItemDraft(id=new.id, price=price)
-        return rendered(sandbox.account.replace_item(item_id, draft, gone=new.gone))
+        account = sandbox.account
+        old = account.item(item_id)
+        draft = ItemDraft(id=new.id, price=new.price or old.price)
+        item = account.create_item(old.subscription, draft)
+        account.end_item(item_id, gone=new.gone, clear_usage=new.clear_usage)
+        return rendered(item)
+
+    @router.put("/price")
+    async def switch_price(item_id: str, switch: PriceSwitch) -> JsonObject:
+        """A plan change in place: the item keeps its id and its usage."""
+        return rendered(sandbox.account.switch_price(item_id, switch.price))
 
     @router.put("/thresholds")
     async def set_item_thresholds(item_id: str, change: ItemThreshold) -> JsonObject:

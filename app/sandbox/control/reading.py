@@ -15,6 +15,7 @@ from app.sandbox.control.models import (
     RequestCounts,
     Totals,
 )
+from app.sandbox.objects import Price, Subscription, SubscriptionItem
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.summaries import summaries
 
@@ -34,9 +35,20 @@ def build_router(sandbox: Sandbox) -> APIRouter:
         return LedgerPage(calls=list(islice(calls, limit)), total=len(sandbox.ledger))
 
     @router.get("/totals")
-    async def read_totals() -> Totals:
-        """Item -> period -> total and records."""
-        return Totals(items=list(_totals(sandbox)))
+    async def read_totals(
+        subscription: str | None = None,
+        subscription_item: str | None = None,
+        periods: Annotated[int | None, Query(ge=1, description="How many, the newest")] = None,
+    ) -> Totals:
+        """Item -> period -> total and records; ended and vanished items included."""
+        return Totals(
+            items=[
+                _totals(found, periods)
+                for found in sandbox.account.items_ever()
+                if subscription in {None, found[0].subscription}
+                and subscription_item in {None, found[0].id}
+            ]
+        )
 
     @router.get("/requests")
     async def read_requests() -> RequestCounts:
@@ -57,21 +69,22 @@ def _calls(sandbox: Sandbox, after: int, item: str | None) -> Iterator[LedgerEnt
             yield LedgerEntry.model_validate({"number": number, **call._asdict()})
 
 
-def _totals(sandbox: Sandbox) -> Iterator[ItemTotals]:
-    for item, subscription, price in sandbox.account.items_ever():
-        yield ItemTotals(
-            subscription_item=item.id,
-            subscription=subscription.id,
-            price=price.id,
-            state=item.state,
-            periods=[
-                PeriodTotal(
-                    start=summary.start,
-                    end=summary.end,
-                    invoice=summary.invoice,
-                    total_usage=summary.total_usage,
-                    records=summary.records,
-                )
-                for summary in summaries(item, subscription, price)
-            ],
-        )
+def _totals(found: tuple[SubscriptionItem, Subscription, Price], periods: int | None) -> ItemTotals:
+    item, subscription, price = found
+    return ItemTotals(
+        subscription_item=item.id,
+        subscription=subscription.id,
+        price=price.id,
+        state=item.state,
+        periods=[
+            PeriodTotal(
+                start=summary.period.start,
+                end=summary.period.end,
+                closed=summary.closed,
+                invoice=summary.period.invoice,
+                total_usage=summary.total_usage,
+                records=dict(sorted(summary.records.items())),
+            )
+            for summary in summaries(item, subscription, price)[:periods]
+        ],
+    )

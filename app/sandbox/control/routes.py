@@ -3,7 +3,7 @@
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from app.sandbox.control import faults, objects, reading, running
+from app.sandbox.control import billing_cycle, faults, objects, reading, running
 from app.sandbox.errors import StripeError
 from app.sandbox.sandbox import Sandbox
 
@@ -13,7 +13,7 @@ CONTROL = "/_sandbox"
 def build_router(sandbox: Sandbox) -> APIRouter:
     """All routes under `/_sandbox`."""
     router = APIRouter(prefix=CONTROL)
-    for noun in (objects, running, faults, reading):
+    for noun in (objects, billing_cycle, running, faults, reading):
         router.include_router(noun.build_router(sandbox))
     return router
 

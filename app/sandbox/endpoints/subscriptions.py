@@ -5,7 +5,7 @@ from app.sandbox.drafts import LATEST, ItemDraft, SubscriptionDraft
 from app.sandbox.endpoints.endpoint import Call, Endpoint
 from app.sandbox.errors import invalid_value, missing_parameter
 from app.sandbox.form import Value
-from app.sandbox.objects import Subscription, SubscriptionStatus
+from app.sandbox.objects import MissingPaymentMethod, Subscription, SubscriptionStatus
 from app.sandbox.operations import Operation
 from app.sandbox.paging import PAGING, page
 from app.sandbox.sandbox import Sandbox
@@ -64,6 +64,7 @@ def _create(sandbox: Sandbox, call: Call) -> Execution:
     if not items:
         raise missing_parameter("items")
     thresholds = parameters.mapping(asked, "billing_thresholds")
+    end_behavior = parameters.mapping(parameters.mapping(asked, "trial_settings"), "end_behavior")
     trial_days = parameters.integer(asked, "trial_period_days", least=1, greatest=730)
     trial_end = parameters.integer(asked, "trial_end", greatest=LATEST)
     if trial_days is not None:
@@ -74,8 +75,15 @@ def _create(sandbox: Sandbox, call: Call) -> Execution:
         start_date=parameters.integer(asked, "backdate_start_date", greatest=LATEST),
         billing_cycle_anchor=parameters.integer(asked, "billing_cycle_anchor", greatest=LATEST),
         trial_end=trial_end,
+        missing_payment_method=MissingPaymentMethod(
+            parameters.choice(end_behavior, "missing_payment_method", MissingPaymentMethod)
+            or MissingPaymentMethod.CREATE_INVOICE
+        ),
+        cancel_at=parameters.integer(asked, "cancel_at", greatest=LATEST),
         cancel_at_period_end=parameters.boolean(asked, "cancel_at_period_end") or False,
         amount_gte=parameters.integer(thresholds, "amount_gte", least=1),
+        reset_billing_cycle_anchor=parameters.boolean(thresholds, "reset_billing_cycle_anchor")
+        or False,
         metadata=parameters.metadata(asked),
     )
     return lambda: rendered(sandbox, sandbox.account.create_subscription(draft), call.version)
@@ -111,6 +119,7 @@ CREATE = Endpoint(
             "backdate_start_date",
             "billing_cycle_anchor",
             "billing_thresholds",
+            "cancel_at",
             "cancel_at_period_end",
             "customer",
             "expand",
@@ -118,6 +127,7 @@ CREATE = Endpoint(
             "metadata",
             "trial_end",
             "trial_period_days",
+            "trial_settings",
         }
     ),
     _create,

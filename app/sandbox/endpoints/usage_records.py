@@ -52,7 +52,12 @@ def _record(
     now = sandbox.clock.now()
     at = now if timestamp is None else timestamp
     period = usage.period_of(
-        at, now=now, subscription=subscription, price=price, settings=sandbox.settings
+        at,
+        now=now,
+        item=item,
+        subscription=subscription,
+        price=price,
+        settings=sandbox.settings,
     )
     stands = usage.put(item, period=period, timestamp=at, quantity=quantity, action=action)
     sandbox.ledger.add(
@@ -60,12 +65,14 @@ def _record(
             subscription_item=item.id,
             subscription=subscription.id,
             timestamp=at,
+            period_start=subscription.periods[period].start,
             quantity=quantity,
             action=action,
             idempotency_key=call.idempotency_key,
             request_id=call.request_id,
             at=now,
-        )
+        ),
+        keep=sandbox.settings.ledger_keeps,
     )
     identifier = sandbox.ids.new("mbur")
     return rendering.usage_record(identifier, item, timestamp=at, quantity=stands)
