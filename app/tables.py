@@ -9,7 +9,8 @@
     replicas         who runs here
 
 Locks are always taken in the order mapping lock (advisory), deliveries, usage_series,
-usage_windows, item_periods, subscription_lanes, usage_records, so that no two steps can wait for each other.
+usage_windows, item_periods, subscription_lanes, usage_records, so that no two steps can wait for
+each other.
 """
 
 from sqlalchemy import (

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger.deliveries import ClaimedDelivery
 from app.mapping.releases import KEY_ORDER
-from app.mapping.resolve import WindowFacts
+from app.mapping.resolve import WindowFacts, WindowSource
 
 AWAITING_SNAPSHOT = "awaiting_snapshot"
 
@@ -52,13 +52,19 @@ class PendingWindow:
 
     id: int
     facts: WindowFacts
+    group_key: bytes
     value: Decimal
+    revision: int
     svix_id: str
     message_at: datetime
     usage_record_id: int | None
     amount: Fraction
     # The scale it was booked by, where it stands on a record.
     scale: Fraction | None = None
+    # The revision that an operator let through although it takes much away.
+    approved_revision: int | None = None
+    # A mapping change took it off this record: it waits until that has come down at Stripe.
+    moving_from: int | None = None
     # Its subscription was read for it a moment ago: whatever it says now, it is not read again.
     just_read: bool = False
 
@@ -88,9 +94,10 @@ def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes,
 
 
 _WINDOW_COLUMNS = """
-    id, meter, subject, aggregation, window_end, subject_contradicts, value, svix_id, message_at,
-    state, reason, retry_at, usage_record_id, amount_numerator, amount_denominator,
-    scale_numerator, scale_denominator
+    id, meter, subject, group_key, group_by, window_start, window_end, aggregation,
+    subject_contradicts, source, record_at, value, revision, svix_id, message_at, state, reason,
+    retry_at, usage_record_id, amount_numerator, amount_denominator, scale_numerator,
+    scale_denominator, approved_revision, moving_from
 """
 
 _KEEP = text(
@@ -219,9 +226,19 @@ def _pending(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
     return PendingWindow(
         row.id,
         WindowFacts(
-            row.meter, row.subject, row.aggregation, row.window_end, row.subject_contradicts
+            row.meter,
+            row.subject,
+            row.aggregation,
+            row.window_start,
+            row.window_end,
+            row.subject_contradicts,
+            tuple(sorted(row.group_by.items())),
+            WindowSource(row.source),
+            row.record_at,
         ),
+        row.group_key,
         row.value,
+        row.revision,
         row.svix_id,
         row.message_at,
         row.usage_record_id,
@@ -229,6 +246,8 @@ def _pending(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
         None
         if row.scale_numerator is None
         else Fraction(int(row.scale_numerator), int(row.scale_denominator)),
+        row.approved_revision,
+        row.moving_from,
         just_read,
     )
 

@@ -7,6 +7,7 @@ mapping names. Whatever does not lead to exactly one billable item is parked und
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from fractions import Fraction
 
 from app.mapping.models import (
@@ -35,15 +36,31 @@ RETRY_NOT_OPEN = timedelta(seconds=15)
 RETRY_STRIPE_SIDE = timedelta(hours=6)
 
 
+class WindowSource(StrEnum):
+    """Where a usage window comes from: a delivery, or OpenMeter's query API."""
+
+    WEBHOOK = "webhook"
+    PART = "part"  # of a window that straddles a billing period's boundary
+    FLUSH = "flush"  # provisional: what was used shortly before a billing period ends
+    PERIOD = "period"  # the value of a whole billing period
+
+
 @dataclass(frozen=True, slots=True)
 class WindowFacts:
-    """What resolving needs to know of a usage window."""
+    """What resolving needs to know of a usage window.
+
+    `record_at`: the Unix second of its record where that is not for the mapping's rule to say.
+    """
 
     meter: str
     subject: str
     aggregation: str
+    window_start: datetime
     window_end: datetime
     subject_contradicts: bool = False
+    group_by: tuple[tuple[str, str], ...] = ()
+    source: WindowSource = WindowSource.WEBHOOK
+    record_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

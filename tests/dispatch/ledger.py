@@ -71,8 +71,12 @@ class SeededLedger:
             # One window that revises all that stands on the record.
             window = PendingWindow(
                 id=0,
-                facts=WindowFacts("ai_prompt_tokens", "customer-1", "SUM", now),
+                facts=WindowFacts(
+                    "ai_prompt_tokens", "customer-1", "SUM", now - timedelta(hours=1), now
+                ),
+                group_key=b"",
                 value=Decimal(quantity),
+                revision=1,
                 svix_id=svix_id,
                 message_at=now,
                 usage_record_id=None,

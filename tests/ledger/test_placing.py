@@ -43,8 +43,10 @@ def placed(
 ) -> Placed:
     window = PendingWindow(
         number,
-        WindowFacts("tokens", "customer-1", "SUM", NOW),
+        WindowFacts("tokens", "customer-1", "SUM", NOW - timedelta(hours=1), NOW),
+        b"",
         Decimal(value),
+        1,
         f"msg_{sent}",
         NOW + timedelta(seconds=sent),
         None,

@@ -39,7 +39,13 @@ from tests.mapping.stripe_side import (
     span,
 )
 
-WINDOW = WindowFacts("tokens", "customer-1", "SUM", datetime(2026, 3, 10, 11, tzinfo=UTC))
+WINDOW = WindowFacts(
+    "tokens",
+    "customer-1",
+    "SUM",
+    datetime(2026, 3, 10, 10, tzinfo=UTC),
+    datetime(2026, 3, 10, 11, tzinfo=UTC),
+)
 MAX_AGE = timedelta(hours=1)
 AGAIN = NOW + timedelta(hours=6)
 
