@@ -2,6 +2,8 @@
 
 import pytest
 
+from app.sandbox.faults import Faults
+from app.sandbox.server import SandboxApp
 from app.sandbox.wire import ConnectionCut
 from tests.sandbox.world import NOW, World, error_of
 
@@ -192,3 +194,17 @@ async def test_faults_are_cleared(world: World) -> None:
 async def test_faults_that_mean_nothing_are_refused(world: World, fault: dict[str, object]) -> None:
     assert (await world.client.post("/_sandbox/faults", json=fault)).status_code == 422
     assert await world.control("GET", "/faults") == []
+
+
+async def test_a_spent_fault_is_no_longer_asked_but_still_listed(
+    world: World, shared_app: SandboxApp
+) -> None:
+    faults: Faults = shared_app.state.sandbox.faults
+    await world.inject("status", status=503, times=2)
+    always = await world.inject("rate_limited", times=None, match={"object_id": "si_no"})
+    assert [(await world.use(key=f"k-{n}")).status_code for n in range(3)] == [503, 503, 200]
+    assert [entry["met"] for entry in await world.control("GET", "/faults")] == [2, 0]
+    assert faults
+    await world.control("DELETE", f"/faults/{always['id']}")
+    assert not faults  # nothing is left that could meet a request
+    assert [entry["met"] for entry in await world.control("GET", "/faults")] == [2]

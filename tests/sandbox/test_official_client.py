@@ -264,3 +264,64 @@ def test_its_own_retries_come_through_a_cut_and_an_outage(live: Live, connect: C
     assert call["quantity"] == 2
     counts = live.control("GET", "/requests")["operations"]["create_usage_record"]
     assert (counts["by_status"], counts["cut"], counts["replayed"]) == ({"200": 1, "503": 1}, 1, 1)
+
+
+def test_how_a_subscription_goes_on_is_created_and_read(
+    live: Live, client: stripe.StripeClient
+) -> None:
+    created = client.subscriptions.create(
+        {
+            "customer": "cus_1",
+            "items": [{"price": "price_1"}],
+            "metadata": {"openmeter_subject": "acme"},
+            "cancel_at": END + 5,
+            "trial_end": NOW + 60,
+            "trial_settings": {"end_behavior": {"missing_payment_method": "pause"}},
+            "billing_thresholds": {"amount_gte": 500, "reset_billing_cycle_anchor": True},
+        }
+    )
+    live.control("PUT", f"/subscriptions/{created.id}/pause_collection", {"behavior": "void"})
+    live.control("POST", "/clock/advance", {"seconds": 60})
+    found = client.subscriptions.retrieve(created.id)
+    assert (found.status, found.cancel_at, found.cancel_at_period_end) == ("paused", END + 5, False)
+    assert found.metadata == {"openmeter_subject": "acme"}
+    assert found.pause_collection is not None
+    assert (found.pause_collection.behavior, found.pause_collection.resumes_at) == ("void", None)
+    assert found.billing_thresholds is not None
+    assert found.billing_thresholds.reset_billing_cycle_anchor is True
+    assert found.trial_settings is not None
+    assert found.trial_settings.end_behavior.missing_payment_method == "pause"
+    assert (found.trial_start, found.trial_end) == (NOW, NOW + 60)
+    listed = client.subscriptions.list({"customer": "cus_1", "status": "paused"}).data
+    assert [entry.id for entry in listed] == [created.id]
+
+
+def test_both_cancellation_dates_are_refused(client: stripe.StripeClient) -> None:
+    with pytest.raises(stripe.InvalidRequestError) as caught:
+        client.subscriptions.create(
+            {
+                "customer": "cus_1",
+                "items": [{"price": "price_1"}],
+                "cancel_at": END,
+                "cancel_at_period_end": True,
+            }
+        )
+    assert caught.value.param == "cancel_at"
+
+
+def test_a_period_that_a_threshold_cut_short_is_summarised(
+    live: Live, client: stripe.StripeClient
+) -> None:
+    records = client.subscription_items.usage_records
+    live.control("PUT", "/subscriptions/sub_1/thresholds", {"amount_gte": 500})
+    with pytest.raises(stripe.InvalidRequestError) as caught:
+        records.create("si_1", {"quantity": 4, "timestamp": NOW - 5, "action": "set"})
+    assert caught.value.param == "action"
+    records.create("si_1", {"quantity": 4, "timestamp": NOW - 5})
+    live.control("POST", "/subscriptions/sub_1/thresholds/reach", {})
+    live.control("POST", "/clock/advance", {"seconds": 10})
+    records.create("si_1", {"quantity": 3, "timestamp": "now"})
+    now, before = client.subscription_items.usage_record_summaries.list("si_1").data
+    assert (now.total_usage, now.invoice, now.period.start) == (3, None, NOW)
+    assert (before.total_usage, before.period.start, before.period.end) == (4, START, NOW)
+    assert before.invoice is not None
