@@ -78,7 +78,6 @@ class History:
 
 
 _HOLDS: Final[dict[ProblemKind, HoldReason]] = {
-    ProblemKind.PERIOD_CLOSED: HoldReason.PERIOD_CLOSED,
     ProblemKind.TIMESTAMP_REFUSED: HoldReason.TIMESTAMP_REFUSED,
     ProblemKind.INVALID_INTEGER: HoldReason.QUANTITY_REFUSED,
     ProblemKind.UNFORESEEN: HoldReason.UNFORESEEN_ANSWER,
@@ -86,6 +85,7 @@ _HOLDS: Final[dict[ProblemKind, HoldReason]] = {
 # What we knew of the subscription is out of date. `hold` is what it comes to if a fresh read does
 # not help.
 _RESOLVES: Final[dict[ProblemKind, HoldReason]] = {
+    ProblemKind.PERIOD_CLOSED: HoldReason.PERIOD_CLOSED,
     ProblemKind.ITEM_NO_LONGER_ACTIVE: HoldReason.ITEM_GONE,
     ProblemKind.RESOURCE_MISSING: HoldReason.ITEM_GONE,
     ProblemKind.PRICE_HAS_BILLING_METER: HoldReason.PRICE_HAS_BILLING_METER,

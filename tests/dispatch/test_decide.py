@@ -39,7 +39,7 @@ K = ProblemKind
 
 # The verdict on: the first failure, a counted one, the one that exhausts, and one in an outage.
 TABLE: dict[ProblemKind, tuple[Verdict, Verdict, Verdict, Verdict]] = {
-    K.PERIOD_CLOSED: (HOLD, HOLD, HOLD, HOLD),
+    K.PERIOD_CLOSED: (RESOLVE, RESOLVE, RESOLVE, RESOLVE),
     K.TIMESTAMP_IN_FUTURE: (RETRY, RETRY, HOLD, RETRY),
     K.TIMESTAMP_REFUSED: (HOLD, HOLD, HOLD, HOLD),
     K.PRICE_HAS_BILLING_METER: (RESOLVE, RESOLVE, RESOLVE, RESOLVE),

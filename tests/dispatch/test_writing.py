@@ -166,7 +166,6 @@ async def test_a_counted_failure_counts_and_a_success_forgets_it(
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (ProblemKind.PERIOD_CLOSED, HoldReason.PERIOD_CLOSED),
         (ProblemKind.TIMESTAMP_REFUSED, HoldReason.TIMESTAMP_REFUSED),
         (ProblemKind.INVALID_INTEGER, HoldReason.QUANTITY_REFUSED),
         (ProblemKind.UNFORESEEN, HoldReason.UNFORESEEN_ANSWER),
@@ -185,6 +184,21 @@ async def test_a_refusal_holds_and_leaves_nothing_outstanding(
     assert after.sent_key is None
     assert after.unsent_since is not None
     assert await claim(engine) == []
+
+
+async def test_a_closed_period_leaves_nothing_outstanding_for_whoever_resolves_it(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await ledger.want(1, 5)
+    lane, record = await claimed(engine)
+    outcome = failed(record, answers.answered(ProblemKind.PERIOD_CLOSED))
+    assert outcome.decision is not None
+    assert outcome.decision.hold is HoldReason.PERIOD_CLOSED
+    await write(engine, Finished(lane, [outcome]))
+    after = await ledger.record(1)
+    assert (after.state, after.sent_key, after.key_suffix) == ("due", None, 1)
+    assert after.due_at is not None
+    assert after.due_at > LATER  # not sent again before it is resolved
 
 
 async def test_an_exhausted_record_in_doubt_stays_outstanding(

@@ -31,7 +31,9 @@ def test_an_item_is_gone_or_still_takes_usage(shown: SubscriptionSnapshot, billa
     assert still_billable(shown, "si_1") is billable
 
 
-async def refused(world: World, replica: Replica, item_name: str = "si_1") -> None:
+async def refused(
+    world: World, replica: Replica, item_name: str = "si_1", *, reason: str = "item_gone"
+) -> None:
     """Stripe has refused the oldest due record of the item."""
     [record, *_] = await world.rows(
         "select id from usage_records where subscription_item = :item and state = 'due' "
@@ -39,7 +41,7 @@ async def refused(world: World, replica: Replica, item_name: str = "si_1") -> No
         item=item_name,
     )
     rebooker = Rebooker(world.engine, world.clock, replica.snapshots)
-    await rebooker.resolve_again(record["id"], "sub_1", item_name, reason="item_gone")
+    await rebooker.resolve_again(record["id"], "sub_1", item_name, reason=reason)
 
 
 async def record(world: World) -> dict[str, Any]:
@@ -151,3 +153,19 @@ async def test_fractions_leave_nothing_behind_on_an_item_that_is_gone(
     assert await world.total("si_1") == (0, 0)
     assert await world.total("si_new") == (1, 1)
     assert await world.rows("select 1 from usage_records where state = 'held'") == []
+
+
+async def test_a_closed_period_of_an_item_that_is_still_there_is_held(
+    world: World, replica: Replica
+) -> None:
+    """Booked anew, its windows would come to the same second, and be refused again, for ever."""
+    await world.deliver(row(0, 5), row(1, 6))
+    await replica.book()
+    await refused(world, replica, reason="period_closed")
+    states = await world.rows("select state, reason from usage_records order by timestamp")
+    assert states == [
+        {"state": "held", "reason": "period_closed"},
+        {"state": "due", "reason": None},
+    ]
+    assert await world.states() == {"booked": 2}
+    assert await replica.book() == []
