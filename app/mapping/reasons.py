@@ -21,6 +21,8 @@ class ParkReason(StrEnum):
     BILLING_THRESHOLDS = "billing_thresholds"
     PERIOD_CLOSED = "period_closed"
     PERIOD_NOT_OPEN = "period_not_open"
+    OVERLAPS_WINDOW = "overlaps_window"
+    NEEDS_APPROVAL = "needs_approval"
     BOOKING_FAILED = "booking_failed"
 
 
@@ -63,6 +65,15 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "Stripe takes no usage for a closed period. Bill it by hand (an invoice item)."
     ),
     ParkReason.PERIOD_NOT_OPEN: "Nothing: it is booked by itself when the period has begun.",
+    ParkReason.OVERLAPS_WINDOW: (
+        "Another window of this meter, subject and group covers a part of its time already; the "
+        "detail names it. Bill one of the two: stop one of the two syncs, and release this window "
+        "once the other one is gone."
+    ),
+    ParkReason.NEEDS_APPROVAL: (
+        "The correction takes away more than APPROVE_REDUCTIONS_ABOVE. What was booked stays until "
+        "the window is released, which approves this correction."
+    ),
     ParkReason.BOOKING_FAILED: (
         "A defect of this program: the log has the error. Report it, and release the window after "
         "the upgrade."
