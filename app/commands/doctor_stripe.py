@@ -88,6 +88,7 @@ class StripeExamination:
         now = self._clock.now()
         names = mapped_now(mappings.subjects, now)
         looked_at = sample(names, MOST_SUBSCRIPTIONS)
+        meters = [meter for split in mappings.meters.values() for meter in split]
         if not names:
             return
         for name in looked_at:
@@ -98,7 +99,7 @@ class StripeExamination:
                 self._tell(refusal(error))
                 return
             self.reads += reads_of(snapshot)
-            self._tell(subscription_finding(snapshot, mappings.meters.values(), now))
+            self._tell(subscription_finding(snapshot, meters, now))
         self._tell(
             Finding(
                 "stripe_reading",

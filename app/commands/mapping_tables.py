@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.mapping.file import Mappings
-from app.mapping.plan import MappingChange, describe_meter, describe_subject
+from app.mapping.plan import MappingChange, describe_split, describe_subject
 
 
 def print_changes(console: Console, changes: list[MappingChange], *, dry_run: bool) -> None:
@@ -28,8 +28,8 @@ def print_mappings(console: Console, mappings: Mappings) -> None:
         console.print("No mappings yet. Write a file and run: meterbridge mappings apply FILE")
         return
     meters = Table("meter", "price", title="Meters", title_justify="left")
-    for name, meter in mappings.meters.items():
-        meters.add_row(name, describe_meter(meter))
+    for name, split in mappings.meters.items():
+        meters.add_row(name, describe_split(split))
     subjects = Table("subject", "subscription", title="Subjects", title_justify="left")
     for name, spans in mappings.subjects.items():
         subjects.add_row(name, describe_subject(spans))

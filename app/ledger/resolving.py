@@ -19,6 +19,7 @@ from app.mapping.resolve import (
     resolve,
 )
 from app.mapping.snapshots import Snapshots
+from app.mapping.splitting import matching
 
 # How long a window waits for the process that reads its snapshot, before another one tries.
 SNAPSHOT_PATIENCE = timedelta(seconds=30)
@@ -105,7 +106,7 @@ class BatchResolver:
         return resolve(
             window.facts,
             subjects=known.subjects.get(window.facts.subject, ()),
-            meter=known.meters.get(window.facts.meter),
+            meter=matching(known.meters.get(window.facts.meter, ()), dict(window.facts.group_by)),
             snapshots=snapshots,
             now=now,
             snapshot_max_age=self._snapshot_max_age,

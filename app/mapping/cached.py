@@ -22,7 +22,7 @@ class KnownMappings:
     """The mappings of one batch of windows."""
 
     subjects: dict[str, tuple[SubjectMapping, ...]]
-    meters: dict[str, MeterMapping]
+    meters: dict[str, tuple[MeterMapping, ...]]
 
 
 class CachedMappings:
@@ -32,7 +32,7 @@ class CachedMappings:
         self._subjects: Cache[str, tuple[SubjectMapping, ...]] = Cache(
             repository.subjects, ttl=ttl, negative_ttl=NEGATIVE_TTL, size=size
         )
-        self._meters: Cache[str, MeterMapping] = Cache(
+        self._meters: Cache[str, tuple[MeterMapping, ...]] = Cache(
             repository.meters, ttl=ttl, negative_ttl=NEGATIVE_TTL, size=size
         )
         self._version = 0

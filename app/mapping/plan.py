@@ -1,12 +1,19 @@
 """What applying a mapping file changes, in words. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from app.mapping.file import Mappings
-from app.mapping.models import MeterMapping, Rounding, SubjectMapping, TimestampRule
+from app.mapping.models import (
+    MeterMapping,
+    RecordPer,
+    Rounding,
+    SubjectMapping,
+    TimestampRule,
+)
+from app.mapping.splitting import describe_filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,24 @@ def describe_meter(mapping: MeterMapping) -> str:
         words.append(f"rounding {mapping.rounding}")
     if mapping.timestamp_rule is not TimestampRule.INSIDE:
         words.append(f"timestamp {mapping.timestamp_rule}")
+    if mapping.record_per is not RecordPer.WINDOW:
+        words.append(f"a record per {mapping.record_per}")
+    if mapping.late_policy is not None:
+        words.append(f"late: {mapping.late_policy}")
+    if mapping.whole_period:
+        words.append("whole period")
     return ", ".join(words)
+
+
+def describe_split(meters: Sequence[MeterMapping]) -> str:
+    """A meter's mappings in one line: those with a filter first, then the one for the rest."""
+    filtered = [
+        f"{describe_filter(meter.group_filter)}: {describe_meter(meter)}"
+        for meter in meters
+        if meter.group_filter
+    ]
+    rest = [describe_meter(meter) for meter in meters if not meter.group_filter]
+    return "; ".join(filtered + [f"else: {words}" if filtered else words for words in rest])
 
 
 def describe_subject(spans: tuple[SubjectMapping, ...]) -> str:
@@ -43,12 +67,10 @@ def describe_subject(spans: tuple[SubjectMapping, ...]) -> str:
 
 def changes(before: Mappings, wanted: Mappings) -> Iterator[MappingChange]:
     """What differs, meters first, each by name."""
-    for name, meter in sorted(wanted.meters.items()):
-        held = before.meters.get(name)
-        if held != meter:
-            yield MappingChange(
-                "meter", name, describe_meter(held) if held else "", describe_meter(meter)
-            )
+    for name, split in sorted(wanted.meters.items()):
+        held = before.meters.get(name, ())
+        if held != split:
+            yield MappingChange("meter", name, describe_split(held), describe_split(split))
     for name, spans in sorted(wanted.subjects.items()):
         stood = before.subjects.get(name, ())
         if stood != spans:

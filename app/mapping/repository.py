@@ -17,8 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.db import among, transaction
 from app.mapping.file import Mappings
 from app.mapping.models import (
+    LatePolicy,
     MeterMapping,
     PriceSelector,
+    RecordPer,
     Rounding,
     SubjectMapping,
     TimestampRule,
@@ -52,7 +54,7 @@ class MappingRepository:
         async with transaction(self._engine) as connection:
             return await _subjects(connection, subjects)
 
-    async def meters(self, meters: Sequence[str]) -> dict[str, MeterMapping]:
+    async def meters(self, meters: Sequence[str]) -> dict[str, tuple[MeterMapping, ...]]:
         """The mappings of some meters."""
         async with transaction(self._engine) as connection:
             return await _meters(connection, meters)
@@ -77,7 +79,11 @@ class MappingRepository:
                 text("select pg_advisory_xact_lock(:key)"), {"key": MAPPING_LOCK}
             )
             before = await _named_in(connection, wanted)
-            meters = [m for m in wanted.meters.values() if before.meters.get(m.meter) != m]
+            meters = {
+                name: split
+                for name, split in wanted.meters.items()
+                if before.meters.get(name) != split
+            }
             subjects = {
                 name: spans
                 for name, spans in wanted.subjects.items()
@@ -86,10 +92,9 @@ class MappingRepository:
             if meters or subjects:
                 await _write_meters(connection, meters, now)
                 await _write_subjects(connection, subjects, now)
-                names = [m.meter for m in meters]
-                await ask(connection, "meter", names)
+                await ask(connection, "meter", meters)
                 await ask(connection, "subject", subjects)
-                await _notify(connection, names, list(subjects))
+                await _notify(connection, list(meters), list(subjects))
             return before
 
 
@@ -118,11 +123,18 @@ async def _subjects(
 
 async def _meters(
     connection: AsyncConnection, meters: Sequence[str] | None
-) -> dict[str, MeterMapping]:
+) -> dict[str, tuple[MeterMapping, ...]]:
     query = select(meter_mappings).order_by(meter_mappings.c.meter)
     if meters is not None:
         query = query.where(among(meter_mappings.c.meter, meters))
-    return {row.meter: _meter(row) for row in await connection.execute(query)}
+    found: dict[str, list[MeterMapping]] = defaultdict(list)
+    for row in await connection.execute(query):
+        found[row.meter].append(_meter(row))
+    # By filter, in Python's order: PostgreSQL's order of JSON is another one.
+    return {
+        meter: tuple(sorted(split, key=lambda mapping: mapping.group_filter))
+        for meter, split in found.items()
+    }
 
 
 def _meter(row: Row[Any]) -> MeterMapping:
@@ -137,6 +149,10 @@ def _meter(row: Row[Any]) -> MeterMapping:
         Fraction(int(row.scale_numerator), int(row.scale_denominator)),
         Rounding(row.rounding),
         TimestampRule(row.timestamp_rule),
+        tuple(sorted(row.group_filter.items())),
+        RecordPer(row.record_per),
+        None if row.late_policy is None else LatePolicy(row.late_policy),
+        row.whole_period,
     )
 
 
@@ -149,25 +165,29 @@ def _selector(price: PriceSelector) -> dict[str, object]:
 
 
 async def _write_meters(
-    connection: AsyncConnection, meters: Sequence[MeterMapping], now: datetime
+    connection: AsyncConnection, meters: dict[str, tuple[MeterMapping, ...]], now: datetime
 ) -> None:
     if not meters:
         return
-    names = [meter.meter for meter in meters]
-    await connection.execute(delete(meter_mappings).where(among(meter_mappings.c.meter, names)))
+    await connection.execute(delete(meter_mappings).where(among(meter_mappings.c.meter, meters)))
     await connection.execute(
         insert(meter_mappings),
         [
             {
                 "meter": meter.meter,
+                "group_filter": dict(meter.group_filter),
                 "price_selector": _selector(meter.price),
                 "scale_numerator": meter.scale.numerator,
                 "scale_denominator": meter.scale.denominator,
                 "rounding": meter.rounding.value,
                 "timestamp_rule": meter.timestamp_rule.value,
+                "record_per": meter.record_per.value,
+                "late_policy": None if meter.late_policy is None else meter.late_policy.value,
+                "whole_period": meter.whole_period,
                 "updated_at": now,
             }
-            for meter in meters
+            for split in meters.values()
+            for meter in split
         ],
     )
 

@@ -99,7 +99,7 @@ async def list_mappings(built: Built) -> MappingsView:
     """Meters and subjects, by name."""
     everything = await built.mappings.everything()
     return MappingsView(
-        meters=[MeterView.of(mapping) for mapping in everything.meters.values()],
+        meters=[MeterView.of(mapping) for split in everything.meters.values() for mapping in split],
         subjects=[SubjectView.of(span) for spans in everything.subjects.values() for span in spans],
     )
 

@@ -59,5 +59,7 @@ def test_the_example_says_what_the_demo_expects() -> None:
     mappings = to_mappings(from_yaml(mapping_file().read_text(encoding="utf-8")))
     for (subject, meter), item in BILLED.items():
         assert mappings.subjects[subject][-1].subscription == item.subscription
-        assert mappings.meters[meter].scale == item.scale
-    assert mappings.meters["ai_prompt_tokens"].scale == Fraction(1, 1000)
+        (mapping,) = mappings.meters[meter]
+        assert mapping.scale == item.scale
+    (tokens,) = mappings.meters["ai_prompt_tokens"]
+    assert tokens.scale == Fraction(1, 1000)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.errors import InvalidMapping
-from app.mapping.file import MappingFile, Mappings, from_yaml, parse_scale, to_mappings
+from app.mapping.entries import parse_scale
+from app.mapping.file import MappingFile, Mappings, from_yaml, to_mappings
 from app.mapping.models import (
     MeterMapping,
     PriceSelector,
@@ -46,15 +47,17 @@ def test_the_whole_file() -> None:
         """
     ) == Mappings(
         meters={
-            "ai_prompt_tokens": MeterMapping(
-                "ai_prompt_tokens",
-                PriceSelector(ids=frozenset({"price_tokens"})),
-                Fraction(1, 1000),
-                Rounding.DOWN,
-                TimestampRule.WINDOW_END,
+            "ai_prompt_tokens": (
+                MeterMapping(
+                    "ai_prompt_tokens",
+                    PriceSelector(ids=frozenset({"price_tokens"})),
+                    Fraction(1, 1000),
+                    Rounding.DOWN,
+                    TimestampRule.WINDOW_END,
+                ),
             ),
-            "requests": MeterMapping(
-                "requests", PriceSelector(ids=frozenset({"price_1", "price_2"}))
+            "requests": (
+                MeterMapping("requests", PriceSelector(ids=frozenset({"price_1", "price_2"}))),
             ),
         },
         subjects={
@@ -80,7 +83,8 @@ SELECTORS = [
 
 @pytest.mark.parametrize(("written", "selector"), SELECTORS)
 def test_each_spelling_of_a_price(written: str, selector: PriceSelector) -> None:
-    assert read(f"meters: [{{meter: m, {written}}}]").meters["m"].price == selector
+    (mapping,) = read(f"meters: [{{meter: m, {written}}}]").meters["m"]
+    assert mapping.price == selector
 
 
 SCALES = [
@@ -99,7 +103,8 @@ SCALES = [
 
 @pytest.mark.parametrize(("written", "scale"), SCALES)
 def test_a_scale_is_exact(written: str, scale: Fraction) -> None:
-    assert read(f"meters: [{{meter: m, price: p, scale: {written}}}]").meters["m"].scale == scale
+    (mapping,) = read(f"meters: [{{meter: m, price: p, scale: {written}}}]").meters["m"]
+    assert mapping.scale == scale
 
 
 @given(st.integers(1, 10**30 - 1), st.integers(1, 10**30 - 1))
@@ -201,8 +206,8 @@ JSON_SCALES: list[tuple[Any, bool]] = [
 def test_a_scale_in_json_is_text_or_whole_never_a_float(scale: object, sound: bool) -> None:
     body = json.dumps({"meters": [{"meter": "m", "price": "p", "scale": scale}]})
     if sound:
-        found = to_mappings(MappingFile.model_validate_json(body)).meters["m"].scale
-        assert found == Fraction(str(scale))
+        (found,) = to_mappings(MappingFile.model_validate_json(body)).meters["m"]
+        assert found.scale == Fraction(str(scale))
     else:
         with pytest.raises(ValidationError) as caught:
             MappingFile.model_validate_json(body)

@@ -10,14 +10,14 @@ from tests.mapping.stripe_side import meter, price, span
 
 JULY = datetime(2026, 7, 1, tzinfo=UTC)
 STANDING = Mappings(
-    {"requests": meter("requests"), "tokens": meter("tokens")},
+    {"requests": (meter("requests"),), "tokens": (meter("tokens"),)},
     {"customer-1": (span("sub_1"),), "customer-2": (span("sub_2", subject="customer-2"),)},
 )
 
 
 def test_what_stands_as_wanted_is_no_change() -> None:
     assert list(changes(STANDING, STANDING)) == []
-    assert list(changes(STANDING, Mappings({"tokens": meter("tokens")}, {}))) == []
+    assert list(changes(STANDING, Mappings({"tokens": (meter("tokens"),)}, {}))) == []
 
 
 def test_what_is_new_has_no_before_and_meters_come_first() -> None:
@@ -32,15 +32,17 @@ def test_what_is_new_has_no_before_and_meters_come_first() -> None:
 def test_a_change_is_told_with_all_that_is_not_the_default() -> None:
     wanted = Mappings(
         {
-            "requests": meter("requests", selector=price("price_2", "price_1")),
-            "tokens": meter(
-                "tokens",
-                selector=PriceSelector(metadata=(("a", "1"), ("b", "2"))),
-                scale=Fraction(1, 1000),
-                rounding=Rounding.UP,
-                rule=TimestampRule.WINDOW_END,
+            "requests": (meter("requests", selector=price("price_2", "price_1")),),
+            "tokens": (
+                meter(
+                    "tokens",
+                    selector=PriceSelector(metadata=(("a", "1"), ("b", "2"))),
+                    scale=Fraction(1, 1000),
+                    rounding=Rounding.UP,
+                    rule=TimestampRule.WINDOW_END,
+                ),
             ),
-            "calls": meter("calls", selector=PriceSelector(lookup_key="calls")),
+            "calls": (meter("calls", selector=PriceSelector(lookup_key="calls")),),
         },
         {"customer-1": (span("sub_1", valid_to=JULY), span("sub_9", valid_from=JULY))},
     )

@@ -29,14 +29,16 @@ from tests.mapping.stripe_side import NOW, meter, price, span
 JULY = datetime(2026, 7, 1, tzinfo=UTC)
 EVERYTHING = Mappings(
     {
-        "calls": meter("calls", selector=price("price_1", "price_2")),
-        "requests": meter("requests", selector=PriceSelector(lookup_key="requests")),
-        "tokens": meter(
-            "tokens",
-            selector=PriceSelector(metadata=(("a", "1"), ("b", "ü"))),
-            scale=Fraction(10**30 - 1, 10**29 + 3),
-            rounding=Rounding.HALF_EVEN,
-            rule=TimestampRule.WINDOW_END,
+        "calls": (meter("calls", selector=price("price_1", "price_2")),),
+        "requests": (meter("requests", selector=PriceSelector(lookup_key="requests")),),
+        "tokens": (
+            meter(
+                "tokens",
+                selector=PriceSelector(metadata=(("a", "1"), ("b", "ü"))),
+                scale=Fraction(10**30 - 1, 10**29 + 3),
+                rounding=Rounding.HALF_EVEN,
+                rule=TimestampRule.WINDOW_END,
+            ),
         ),
     },
     {
@@ -81,7 +83,7 @@ async def test_applying_again_changes_nothing(
 async def test_what_is_not_named_stays(engine: AsyncEngine, repository: MappingRepository) -> None:
     await repository.replace(EVERYTHING, now=NOW)
     first = await version(engine)
-    changed = Mappings({"calls": meter("calls")}, {"customer-1": (span("sub_9"),)})
+    changed = Mappings({"calls": (meter("calls"),)}, {"customer-1": (span("sub_9"),)})
     before = await repository.replace(changed, now=NOW)
     assert before.meters == {"calls": EVERYTHING.meters["calls"]}
     assert before.subjects == {"customer-1": EVERYTHING.subjects["customer-1"]}
@@ -102,7 +104,7 @@ async def test_an_apply_that_fails_changes_nothing(
     engine: AsyncEngine, repository: MappingRepository
 ) -> None:
     backwards = Mappings(
-        {"calls": meter("calls")}, {"a": (SubjectMapping("a", "sub_1", JULY, NOW),)}
+        {"calls": (meter("calls"),)}, {"a": (SubjectMapping("a", "sub_1", JULY, NOW),)}
     )
     with pytest.raises(Exception, match="ck_subject_mappings_span"):
         await repository.replace(backwards, now=NOW)
@@ -195,7 +197,7 @@ class Counted(MappingRepository):
         self.asked.update(subjects)
         return await super().subjects(subjects)
 
-    async def meters(self, meters: Sequence[str]) -> dict[str, MeterMapping]:
+    async def meters(self, meters: Sequence[str]) -> dict[str, tuple[MeterMapping, ...]]:
         self.asked.update(meters)
         return await super().meters(meters)
 
