@@ -1,25 +1,17 @@
 """The `meterbridge` command."""
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import __version__
-from app.clock import SystemClock
+from app.commands.mapping_commands import mappings_app
+from app.commands.starting import begin, console, open_engine, run_async
 from app.config import Settings, load_settings
 from app.errors import DatabaseUnavailable, MeterbridgeError, SettingsError
-from app.observability.logs import configure_logs
-
-T = TypeVar("T")
 
 
 def _settings_help() -> str:
@@ -39,13 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-mappings_app = typer.Typer(
-    help="Which subject pays by which subscription, which meter by which price.",
-    no_args_is_help=True,
-)
 app.add_typer(mappings_app, name="mappings")
-
-console = Console()
 
 
 def main() -> None:
@@ -65,45 +51,6 @@ def _fail(error: MeterbridgeError) -> NoReturn:
     for fault in error.faults:
         print(f"  {fault.path}: {fault.message}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2) from None
-
-
-def _start(*, log_format: str | None = None) -> Settings:
-    """Settings and logs."""
-    overrides: dict[str, Any] = {"log_format": log_format} if log_format else {}
-    settings = load_settings(**overrides)
-    secrets = [*settings.openmeter_webhook_secrets, *settings.admin_tokens]
-    secrets += [key for key in (settings.stripe_api_key, settings.openmeter_api_key) if key]
-    configure_logs(
-        level=settings.log_level,
-        log_format=settings.log_format,
-        secrets=[secret.get_secret_value() for secret in secrets],
-    )
-    return settings
-
-
-def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run on uvloop where it is there."""
-    try:
-        import uvloop
-
-        return uvloop.run(main())
-    except ImportError:
-        return asyncio.run(main())
-
-
-@asynccontextmanager
-async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """An engine on the database of the settings: given, running beside us, or started for us."""
-    from app.bootstrap import database
-    from app.db import create_engine, require_head
-
-    async with database(settings) as url:
-        engine = create_engine(url, pool_size=3)
-        try:
-            await require_head(engine)
-            yield engine
-        finally:
-            await engine.dispose()
 
 
 @app.callback(invoke_without_command=True)
@@ -133,8 +80,10 @@ def serve(
     """Receive webhooks, and (unless --no-worker) book and send."""
     from app.commands.serving import serve as run
 
-    settings = _start()
-    _run(lambda: run(settings, host=host, port=port, with_worker=worker, migrate_first=migrate))
+    settings = begin()
+    run_async(
+        lambda: run(settings, host=host, port=port, with_worker=worker, migrate_first=migrate)
+    )
 
 
 @app.command(epilog=_settings_help())
@@ -142,8 +91,8 @@ def worker() -> None:
     """Book and send, beside `serve --no-worker`; as many as wanted on one database."""
     from app.worker import run_worker
 
-    settings = _start()
-    _run(lambda: run_worker(settings))
+    settings = begin()
+    run_async(lambda: run_worker(settings))
 
 
 @app.command()
@@ -153,63 +102,16 @@ def migrate() -> None:
     from app.db import SchemaState, head_revision
     from app.migrating import migrate as run
 
-    settings = _start()
+    settings = begin()
 
     async def go() -> SchemaState:
         async with database(settings) as url:
             return await run(url)
 
-    if _run(go) is SchemaState.NEWER:
+    if run_async(go) is SchemaState.NEWER:
         console.print(f"The schema is newer than this version's {head_revision()}: it is kept.")
     else:
         console.print(f"The schema is at {head_revision()}.")
-
-
-@mappings_app.command("apply")
-def mappings_apply(
-    file: Annotated[
-        Path, typer.Argument(help="A mapping file (YAML).", exists=True, dir_okay=False)
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
-) -> None:
-    """Make the mappings of what FILE names equal to it. Idempotent, all or nothing."""
-    from app.commands.mapping_tables import print_changes
-    from app.errors import InvalidMapping
-    from app.mapping.file import Mappings, from_yaml, to_mappings
-    from app.mapping.plan import changes
-    from app.mapping.repository import MappingRepository
-
-    settings = _start(log_format="text")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidMapping(f"{file} is not UTF-8") from None
-    wanted = to_mappings(from_yaml(text))
-
-    async def go() -> Mappings:
-        async with _engine(settings) as engine:
-            repository = MappingRepository(engine)
-            if dry_run:
-                return await repository.named_in(wanted)
-            return await repository.replace(wanted, now=SystemClock().now())
-
-    print_changes(console, list(changes(_run(go), wanted)), dry_run=dry_run)
-
-
-@mappings_app.command("list")
-def mappings_list() -> None:
-    """Print all mappings."""
-    from app.commands.mapping_tables import print_mappings
-    from app.mapping.file import Mappings
-    from app.mapping.repository import MappingRepository
-
-    settings = _start(log_format="text")
-
-    async def go() -> Mappings:
-        async with _engine(settings) as engine:
-            return await MappingRepository(engine).everything()
-
-    print_mappings(console, _run(go))
 
 
 @app.command()
@@ -221,13 +123,13 @@ def drain(
     from app.commands.draining import drain as run
     from app.ledger.status import Backlog
 
-    settings = _start(log_format="text")
+    settings = begin(log_format="text")
 
     async def go() -> Backlog:
-        async with _engine(settings) as engine:
+        async with open_engine(settings) as engine:
             return await run(engine, seconds=timeout, console=console)
 
-    left = _run(go)
+    left = run_async(go)
     if left.drained:
         console.print("Drained: nothing is left to do.")
         if left.set_aside:
@@ -349,5 +251,5 @@ def doctor(
 
     from app.commands.doctor import run as run_doctor
 
-    load = partial(_start, log_format="text")
-    raise typer.Exit(_run(lambda: run_doctor(load, json_wanted=as_json, console=console)))
+    load = partial(begin, log_format="text")
+    raise typer.Exit(run_async(lambda: run_doctor(load, json_wanted=as_json, console=console)))
