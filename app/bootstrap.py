@@ -37,16 +37,20 @@ from app.embedded import default_data_dir, embedded_postgres
 from app.errors import DatabaseUnavailable, SettingsError
 from app.inbox.writer import Inbox
 from app.ledger.booker import Booker
+from app.ledger.carrying import Carrier
 from app.ledger.loop import BookingLoop
 from app.ledger.rebooking import Rebooker
 from app.ledger.status import StatusRepository
+from app.ledger.successors import Successors
 from app.listener import Listener
 from app.mapping import repository as mapping_repository
 from app.mapping import snapshots as snapshot_repository
 from app.mapping.cached import CachedMappings
 from app.mapping.repository import MappingRepository
+from app.mapping.resolve import Rules
 from app.mapping.snapshots import Snapshots, read_from_stripe
 from app.migrating import migrate
+from app.openmeter.api import OpenMeterClient
 from app.openmeter.signature import WebhookVerifier
 from app.stripe_client import StripeClient, StripeError, Timeouts
 from app.supervision import Supervisor
@@ -146,6 +150,18 @@ def open_client(settings: Settings) -> StripeClient:
     )
 
 
+def open_openmeter(settings: Settings) -> OpenMeterClient | None:
+    """A client of OpenMeter's API as the settings say; None where they name no address."""
+    if settings.openmeter_api_url is None:
+        return None
+    key = settings.openmeter_api_key
+    return OpenMeterClient(
+        base_url=settings.openmeter_api_url,
+        api_key=None if key is None else key.get_secret_value(),
+        timeout=settings.openmeter_timeout,
+    )
+
+
 @asynccontextmanager
 async def services(
     settings: Settings, url: URL, *, clock: Clock | None = None, with_worker: bool = True
@@ -210,14 +226,19 @@ def _workshop(
         lookups=lookups,
         size=settings.mapping_cache_size,
     )
+    linger = timedelta(seconds=settings.dispatch_linger)
     booker = Booker(
         engine,
         clock,
         cached,
         snapshots,
-        linger=timedelta(seconds=settings.dispatch_linger),
-        snapshot_max_age=timedelta(seconds=settings.snapshot_max_age),
+        linger=linger,
+        rules=Rules(
+            timedelta(seconds=settings.snapshot_max_age),
+            late_policy=settings.late_policy,
+        ),
     )
+    carrier = Carrier(engine, clock, snapshots, Successors(lookups, cached), linger=linger)
     rebooker = Rebooker(engine, clock, snapshots)
 
     async def resolve(record: ClaimedRecord, reason: HoldReason) -> None:
@@ -257,6 +278,7 @@ def _workshop(
         engine,
         clock,
         booker,
+        carrier,
         snapshots,
         on_booked=dispatcher.wake,
         on_read_failed=refused,
