@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from rich.console import Console
 
-from app.bootstrap import open_client
+from app.bootstrap import open_client, open_openmeter
 from app.clock import SystemClock
 from app.commands.doctor_findings import (
     Finding,
@@ -17,6 +17,7 @@ from app.commands.doctor_findings import (
     print_outcome,
 )
 from app.commands.doctor_ledger import Ledger
+from app.commands.doctor_openmeter import openmeter_finding
 from app.commands.doctor_stripe import StripeExamination, key_finding
 from app.config import Settings
 from app.errors import SettingsError
@@ -70,6 +71,11 @@ async def examine(load: Callable[[], Settings], tell: Tell) -> int:
         if engine is not None:
             await ledger.waiting(engine)
             mappings = await ledger.mappings(engine)
+        openmeter = open_openmeter(settings)
+        if openmeter is not None:
+            await stack.enter_async_context(openmeter)
+            mapped = mappings.meters if mappings is not None else ()
+            tell(await openmeter_finding(openmeter, mapped, clock.now()))
         if settings.stripe_api_key is None:
             return 0
         client = await stack.enter_async_context(open_client(settings))
