@@ -6,6 +6,7 @@ Each field's description is the text of `meterbridge serve --help` and of README
 import base64
 import binascii
 import re
+from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -140,6 +141,19 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds a record waits after its last change, to bundle changes.",
     )
+    late_policy: Literal["carry_forward", "hold"] = Field(
+        "carry_forward",
+        description="Usage of a closed period: carry_forward bills it in the period that is open "
+        "now, hold keeps it for somebody; a meter mapping may say otherwise.",
+    )
+    approve_reductions_above: Decimal | None = Field(
+        None,
+        ge=0,
+        max_digits=30,
+        decimal_places=12,
+        description="A correction that lowers a booked window by more units waits for approval. "
+        "Not set: none waits.",
+    )
     shutdown_grace: float = Field(
         25, ge=0, le=600, description="Seconds that calls in flight get to finish after SIGTERM."
     )
@@ -183,6 +197,7 @@ class Settings(BaseSettings):
         "meterbridge_data_dir",
         "openmeter_api_url",
         "openmeter_api_key",
+        "approve_reductions_above",
         "stripe_api_key",
         "stripe_account",
         mode="before",

@@ -2,6 +2,7 @@
 
 import base64
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ BAD = [
     ("ADMIN_TOKENS", f"sixteen ch {MARK}", "token 1 must be visible ASCII"),
     ("ADMIN_TOKENS", "\udcff" * 16, "token 1 must be visible ASCII"),
     ("DISPATCH_LINGER", "-1", "greater than or equal to 0"),
+    ("LATE_POLICY", MARK, "'carry_forward' or 'hold'"),
+    ("LATE_POLICY", "", "'carry_forward' or 'hold'"),
+    ("APPROVE_REDUCTIONS_ABOVE", MARK, "decimal"),
+    ("APPROVE_REDUCTIONS_ABOVE", "-0.01", "greater than or equal to 0"),
+    ("APPROVE_REDUCTIONS_ABOVE", "nan", "finite"),
+    ("APPROVE_REDUCTIONS_ABOVE", "inf", "finite"),
+    ("APPROVE_REDUCTIONS_ABOVE", "1e31", "30 digits"),
+    ("APPROVE_REDUCTIONS_ABOVE", "1e-13", "12 decimal places"),
+    ("APPROVE_REDUCTIONS_ABOVE", "1e-999999", "30 digits"),
     ("SNAPSHOT_MAX_AGE", "0", "greater than 0"),
     ("MAPPING_CACHE_TTL", "0", "greater than 0"),
     ("MAPPING_CACHE_SIZE", "10000001", "less than or equal to 10000000"),
@@ -118,6 +128,17 @@ def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str,
     assert says in message
     assert "\n" not in message
     assert MARK not in message
+
+
+@pytest.mark.parametrize(
+    ("given", "bound"),
+    [("", None), ("0", Decimal(0)), ("100", Decimal(100)), ("0.1", Decimal("0.1"))],
+)
+def test_reductions_wait_for_approval_above_an_exact_bound(
+    monkeypatch: pytest.MonkeyPatch, given: str, bound: Decimal | None
+) -> None:
+    monkeypatch.setenv("APPROVE_REDUCTIONS_ABOVE", given)
+    assert load_settings().approve_reductions_above == bound
 
 
 @pytest.mark.parametrize(
