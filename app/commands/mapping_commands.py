@@ -22,11 +22,12 @@ def mappings_apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
 ) -> None:
     """Make the mappings of what FILE names equal to it. Idempotent, all or nothing."""
-    from app.commands.mapping_tables import print_changes
+    from app.commands.mapping_tables import print_changes, print_notes
     from app.errors import InvalidMapping
-    from app.mapping.file import Mappings, from_yaml, to_mappings
+    from app.mapping.file import from_yaml, to_mappings
+    from app.mapping.fitting import whole_periods
     from app.mapping.plan import changes
-    from app.mapping.repository import MappingRepository
+    from app.mapping.repository import AppliedMappings, MappingRepository
 
     settings = begin(log_format="text")
     try:
@@ -35,14 +36,17 @@ def mappings_apply(
         raise InvalidMapping(f"{file} is not UTF-8") from None
     wanted = to_mappings(from_yaml(text))
 
-    async def go() -> Mappings:
+    async def go() -> AppliedMappings:
         async with open_engine(settings) as engine:
             repository = MappingRepository(engine)
             if dry_run:
-                return await repository.named_in(wanted)
+                return await repository.preview(wanted)
             return await repository.replace(wanted, now=SystemClock().now())
 
-    print_changes(console, list(changes(run_async(go), wanted)), dry_run=dry_run)
+    applied = run_async(go)
+    print_changes(console, list(changes(applied.before, wanted)), dry_run=dry_run)
+    unasked = whole_periods(wanted, openmeter_api=settings.openmeter_api_url is not None)
+    print_notes(console, [*applied.notes, *unasked])
 
 
 @mappings_app.command("list")

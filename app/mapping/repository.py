@@ -1,37 +1,39 @@
-"""The mappings in the database. The only place that speaks SQL about them.
+"""The mappings in the database.
 
 Booking holds the mapping lock shared and applying holds it alone, so that no window is booked or
 parked by a mapping that was changed a moment ago. A changed mapping releases what waited for it in
 the same transaction.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from fractions import Fraction
-from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import among, transaction
-from app.mapping.file import Mappings
-from app.mapping.models import (
-    LatePolicy,
-    MeterMapping,
-    PriceSelector,
-    RecordPer,
-    Rounding,
-    SubjectMapping,
-    TimestampRule,
-)
+from app.db import transaction
+from app.errors import InvalidMapping
+from app.mapping.file import MAX_FAULTS, Mappings
+from app.mapping.fitting import MappingNote, Seen, fit
+from app.mapping.models import MeterMapping, SubjectMapping
 from app.mapping.releases import ask
-from app.tables import mapping_version, meter_mappings, subject_mappings
+from app.mapping.rows import read_meters, read_subjects, write_meters, write_subjects
+from app.mapping.seen import what_was_seen
+from app.tables import mapping_version
 
 MAPPING_LOCK = 7_261_946_002
 CHANNEL = "meterbridge_mappings"
 # NOTIFY takes at most 8,000 bytes; beyond this many keys "all" is said instead.
 MAX_NOTIFIED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedMappings:
+    """What applying mappings found: those that stood before, and what is to be known of the new."""
+
+    before: Mappings
+    notes: tuple[MappingNote, ...] = ()
 
 
 async def share_lock(connection: AsyncConnection) -> int:
@@ -52,167 +54,70 @@ class MappingRepository:
     async def subjects(self, subjects: Sequence[str]) -> dict[str, tuple[SubjectMapping, ...]]:
         """The mappings of some subjects."""
         async with transaction(self._engine) as connection:
-            return await _subjects(connection, subjects)
+            return await read_subjects(connection, subjects)
 
     async def meters(self, meters: Sequence[str]) -> dict[str, tuple[MeterMapping, ...]]:
         """The mappings of some meters."""
         async with transaction(self._engine) as connection:
-            return await _meters(connection, meters)
+            return await read_meters(connection, meters)
 
     async def everything(self) -> Mappings:
         """All mappings."""
         async with transaction(self._engine) as connection:
-            return Mappings(await _meters(connection, None), await _subjects(connection, None))
+            return Mappings(
+                await read_meters(connection, None), await read_subjects(connection, None)
+            )
 
-    async def named_in(self, wanted: Mappings) -> Mappings:
-        """The present mappings of what `wanted` names."""
+    async def preview(self, wanted: Mappings) -> AppliedMappings:
+        """What `replace` would find; nothing is changed. Raises InvalidMapping as that does."""
         async with transaction(self._engine) as connection:
-            return await _named_in(connection, wanted)
+            seen = await what_was_seen(connection, wanted)
+            return _checked(await _named_in(connection, wanted), wanted, seen)
 
-    async def replace(self, wanted: Mappings, *, now: datetime) -> Mappings:
-        """Make the mappings of what `wanted` names equal to it. Returns those that stood before.
+    async def replace(self, wanted: Mappings, *, now: datetime) -> AppliedMappings:
+        """Make the mappings of what `wanted` names equal to it.
 
         One transaction: replace, raise the version, release parked windows, notify replicas.
+        Raises InvalidMapping where a meter does not fit its price; nothing is changed then.
         """
+        async with transaction(self._engine) as connection:
+            # Before the lock: this reads all snapshots, and the lock stops all booking.
+            seen = await what_was_seen(connection, wanted)
         async with transaction(self._engine) as connection:
             await connection.execute(
                 text("select pg_advisory_xact_lock(:key)"), {"key": MAPPING_LOCK}
             )
-            before = await _named_in(connection, wanted)
-            meters = {
-                name: split
-                for name, split in wanted.meters.items()
-                if before.meters.get(name) != split
-            }
-            subjects = {
-                name: spans
-                for name, spans in wanted.subjects.items()
-                if before.subjects.get(name) != spans
-            }
-            if meters or subjects:
-                await _write_meters(connection, meters, now)
-                await _write_subjects(connection, subjects, now)
-                await ask(connection, "meter", meters)
-                await ask(connection, "subject", subjects)
-                await _notify(connection, list(meters), list(subjects))
-            return before
+            applied = _checked(await _named_in(connection, wanted), wanted, seen)
+            changed = _changed(applied.before, wanted)
+            if changed.meters or changed.subjects:
+                await write_meters(connection, changed.meters, now)
+                await write_subjects(connection, changed.subjects, now)
+                await ask(connection, "meter", changed.meters)
+                await ask(connection, "subject", changed.subjects)
+                await _notify(connection, list(changed.meters), list(changed.subjects))
+            return applied
+
+
+def _checked(before: Mappings, wanted: Mappings, seen: Seen) -> AppliedMappings:
+    found = fit(before, wanted, seen)
+    if found.faults:
+        raise InvalidMapping(faults=found.faults[:MAX_FAULTS])
+    return AppliedMappings(before, found.notes)
+
+
+def _changed(before: Mappings, wanted: Mappings) -> Mappings:
+    """What of `wanted` does not stand already."""
+    return Mappings(
+        {name: held for name, held in wanted.meters.items() if before.meters.get(name) != held},
+        {name: held for name, held in wanted.subjects.items() if before.subjects.get(name) != held},
+    )
 
 
 async def _named_in(connection: AsyncConnection, wanted: Mappings) -> Mappings:
+    """The present mappings of what `wanted` names."""
     return Mappings(
-        await _meters(connection, list(wanted.meters)),
-        await _subjects(connection, list(wanted.subjects)),
-    )
-
-
-async def _subjects(
-    connection: AsyncConnection, subjects: Sequence[str] | None
-) -> dict[str, tuple[SubjectMapping, ...]]:
-    query = select(subject_mappings).order_by(
-        subject_mappings.c.subject, subject_mappings.c.valid_from.nulls_first()
-    )
-    if subjects is not None:
-        query = query.where(among(subject_mappings.c.subject, subjects))
-    found: dict[str, list[SubjectMapping]] = defaultdict(list)
-    for row in await connection.execute(query):
-        found[row.subject].append(
-            SubjectMapping(row.subject, row.subscription, row.valid_from, row.valid_to)
-        )
-    return {subject: tuple(spans) for subject, spans in found.items()}
-
-
-async def _meters(
-    connection: AsyncConnection, meters: Sequence[str] | None
-) -> dict[str, tuple[MeterMapping, ...]]:
-    query = select(meter_mappings).order_by(meter_mappings.c.meter)
-    if meters is not None:
-        query = query.where(among(meter_mappings.c.meter, meters))
-    found: dict[str, list[MeterMapping]] = defaultdict(list)
-    for row in await connection.execute(query):
-        found[row.meter].append(_meter(row))
-    # By filter, in Python's order: PostgreSQL's order of JSON is another one.
-    return {
-        meter: tuple(sorted(split, key=lambda mapping: mapping.group_filter))
-        for meter, split in found.items()
-    }
-
-
-def _meter(row: Row[Any]) -> MeterMapping:
-    price = row.price_selector
-    return MeterMapping(
-        row.meter,
-        PriceSelector(
-            ids=frozenset(price.get("ids", ())),
-            lookup_key=price.get("lookup_key"),
-            metadata=tuple(sorted(price.get("metadata", {}).items())),
-        ),
-        Fraction(int(row.scale_numerator), int(row.scale_denominator)),
-        Rounding(row.rounding),
-        TimestampRule(row.timestamp_rule),
-        tuple(sorted(row.group_filter.items())),
-        RecordPer(row.record_per),
-        None if row.late_policy is None else LatePolicy(row.late_policy),
-        row.whole_period,
-    )
-
-
-def _selector(price: PriceSelector) -> dict[str, object]:
-    if price.ids:
-        return {"ids": sorted(price.ids)}
-    if price.lookup_key is not None:
-        return {"lookup_key": price.lookup_key}
-    return {"metadata": dict(price.metadata)}
-
-
-async def _write_meters(
-    connection: AsyncConnection, meters: dict[str, tuple[MeterMapping, ...]], now: datetime
-) -> None:
-    if not meters:
-        return
-    await connection.execute(delete(meter_mappings).where(among(meter_mappings.c.meter, meters)))
-    await connection.execute(
-        insert(meter_mappings),
-        [
-            {
-                "meter": meter.meter,
-                "group_filter": dict(meter.group_filter),
-                "price_selector": _selector(meter.price),
-                "scale_numerator": meter.scale.numerator,
-                "scale_denominator": meter.scale.denominator,
-                "rounding": meter.rounding.value,
-                "timestamp_rule": meter.timestamp_rule.value,
-                "record_per": meter.record_per.value,
-                "late_policy": None if meter.late_policy is None else meter.late_policy.value,
-                "whole_period": meter.whole_period,
-                "updated_at": now,
-            }
-            for split in meters.values()
-            for meter in split
-        ],
-    )
-
-
-async def _write_subjects(
-    connection: AsyncConnection, subjects: dict[str, tuple[SubjectMapping, ...]], now: datetime
-) -> None:
-    if not subjects:
-        return
-    await connection.execute(
-        delete(subject_mappings).where(among(subject_mappings.c.subject, subjects))
-    )
-    await connection.execute(
-        insert(subject_mappings),
-        [
-            {
-                "subject": span.subject,
-                "subscription": span.subscription,
-                "valid_from": span.valid_from,
-                "valid_to": span.valid_to,
-                "updated_at": now,
-            }
-            for spans in subjects.values()
-            for span in spans
-        ],
+        await read_meters(connection, list(wanted.meters)),
+        await read_subjects(connection, list(wanted.subjects)),
     )
 
 

@@ -14,6 +14,7 @@ from app.errors import (
     Unauthorized,
 )
 from app.mapping.file import MappingFile, to_mappings
+from app.mapping.fitting import whole_periods
 from app.mapping.models import MeterMapping, SubjectMapping
 from app.mapping.plan import changes
 from app.routers.access import Built, require_admin
@@ -28,27 +29,38 @@ router = APIRouter(
 
 
 class MeterView(BaseModel):
-    """A meter and the price that bills it."""
+    """A meter, or the windows of it that have some groups, and the price that bills them."""
 
     meter: str = Field(examples=["ai_prompt_tokens"])
+    groups: dict[str, str] | None = Field(
+        description="Null: all windows, or those that no other mapping of the meter takes.",
+        examples=[{"model": "gpt-4"}],
+    )
     price_ids: list[str] | None = Field(None, examples=[["price_tokens"]])
     lookup_key: str | None = None
     metadata: dict[str, str] | None = None
     scale: str = Field(description="Units per value, exact.", examples=["1/1000"])
     rounding: str = Field(examples=["half_up"])
     timestamp: str = Field(examples=["inside"])
+    record_per: str = Field(examples=["window"])
+    late: str | None = Field(description="Null: as LATE_POLICY says.", examples=["hold"])
+    whole_period: bool
 
     @classmethod
     def of(cls, mapping: MeterMapping) -> "MeterView":
         """The view of a mapping."""
         return cls(
             meter=mapping.meter,
+            groups=dict(mapping.group_filter) or None,
             price_ids=sorted(mapping.price.ids) or None,
             lookup_key=mapping.price.lookup_key,
             metadata=dict(mapping.price.metadata) or None,
             scale=str(mapping.scale),
             rounding=mapping.rounding,
             timestamp=mapping.timestamp_rule,
+            record_per=mapping.record_per,
+            late=mapping.late_policy,
+            whole_period=mapping.whole_period,
         )
 
 
@@ -87,11 +99,20 @@ class ChangeView(BaseModel):
     after: str = Field(examples=["sub_1"])
 
 
+class NoteView(BaseModel):
+    """What should be known of a meter's mapping that is applied nevertheless."""
+
+    meter: str = Field(examples=["ai_prompt_tokens"])
+    groups: str = Field(description="Of a split meter: which mapping.", examples=["model=gpt-4"])
+    message: str = Field(examples=["not checked: no window of this meter has been seen"])
+
+
 class Applied(BaseModel):
     """What was changed, or would be."""
 
     dry_run: bool
     changes: list[ChangeView]
+    notes: list[NoteView]
 
 
 @router.get("", summary="List all mappings")
@@ -115,17 +136,24 @@ async def apply_mappings(
     """Make the mappings of what the body names equal to it; what it does not name stays.
 
     Idempotent, all or nothing. Windows that were parked for want of these mappings are booked.
+    A meter whose aggregation does not fit the `aggregate_usage` of its price is refused, where
+    both have been seen.
     """
     wanted = to_mappings(file)
-    before = (
-        await built.mappings.named_in(wanted)
+    applied = (
+        await built.mappings.preview(wanted)
         if dry_run
         else await built.mappings.replace(wanted, now=built.clock.now())
     )
+    unasked = whole_periods(wanted, openmeter_api=built.settings.openmeter_api_url is not None)
     return Applied(
         dry_run=dry_run,
         changes=[
             ChangeView(kind=c.kind, name=c.name, before=c.before, after=c.after)
-            for c in changes(before, wanted)
+            for c in changes(applied.before, wanted)
+        ],
+        notes=[
+            NoteView(meter=n.meter, groups=n.groups, message=n.message)
+            for n in (*applied.notes, *unasked)
         ],
     )

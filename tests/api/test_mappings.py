@@ -29,7 +29,7 @@ async def test_apply_list_and_apply_again(client: httpx.AsyncClient) -> None:
         ("sub_2", "2026-07-01T00:00:00Z", None),
     ]
     again = await client.put("/v1/mappings", json=FILE)
-    assert again.json() == {"dry_run": False, "changes": []}
+    assert again.json() == {"dry_run": False, "changes": [], "notes": []}
 
 
 async def test_a_dry_run_changes_nothing(client: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -17,13 +18,15 @@ from app.errors import DatabaseUnavailable
 from app.mapping.cached import CachedMappings
 from app.mapping.file import Mappings
 from app.mapping.models import (
+    LatePolicy,
     MeterMapping,
     PriceSelector,
+    RecordPer,
     Rounding,
     SubjectMapping,
     TimestampRule,
 )
-from app.mapping.repository import CHANNEL, MappingRepository, share_lock
+from app.mapping.repository import CHANNEL, AppliedMappings, MappingRepository, share_lock
 from tests.mapping.stripe_side import NOW, meter, price, span
 
 JULY = datetime(2026, 7, 1, tzinfo=UTC)
@@ -31,6 +34,16 @@ EVERYTHING = Mappings(
     {
         "calls": (meter("calls", selector=price("price_1", "price_2")),),
         "requests": (meter("requests", selector=PriceSelector(lookup_key="requests")),),
+        "split": (
+            replace(meter("split"), whole_period=True),
+            replace(meter("split"), group_filter=(("model", ""),), record_per=RecordPer.HOUR),
+            replace(
+                meter("split", selector=price("price_2")),
+                group_filter=(("model", "gpt-4 №"), ("region", "eu")),
+                record_per=RecordPer.PERIOD,
+                late_policy=LatePolicy.HOLD,
+            ),
+        ),
         "tokens": (
             meter(
                 "tokens",
@@ -63,8 +76,8 @@ def some(subject: str, subscription: str = "sub_1") -> Mappings:
 
 
 async def test_what_is_applied_is_what_is_read(repository: MappingRepository) -> None:
-    before = await repository.replace(EVERYTHING, now=NOW)
-    assert before == Mappings({}, {})
+    applied = await repository.replace(EVERYTHING, now=NOW)
+    assert applied.before == Mappings({}, {})
     assert await repository.everything() == EVERYTHING
     assert await repository.meters(["tokens", "nobody"]) == {"tokens": EVERYTHING.meters["tokens"]}
     found = await repository.subjects(["customer-1", "nobody"])
@@ -76,7 +89,7 @@ async def test_applying_again_changes_nothing(
 ) -> None:
     await repository.replace(EVERYTHING, now=NOW)
     first = await version(engine)
-    assert await repository.replace(EVERYTHING, now=NOW) == EVERYTHING
+    assert await repository.replace(EVERYTHING, now=NOW) == AppliedMappings(EVERYTHING)
     assert await version(engine) == first
 
 
@@ -84,7 +97,7 @@ async def test_what_is_not_named_stays(engine: AsyncEngine, repository: MappingR
     await repository.replace(EVERYTHING, now=NOW)
     first = await version(engine)
     changed = Mappings({"calls": (meter("calls"),)}, {"customer-1": (span("sub_9"),)})
-    before = await repository.replace(changed, now=NOW)
+    before = (await repository.replace(changed, now=NOW)).before
     assert before.meters == {"calls": EVERYTHING.meters["calls"]}
     assert before.subjects == {"customer-1": EVERYTHING.subjects["customer-1"]}
     assert await repository.everything() == Mappings(
@@ -95,7 +108,7 @@ async def test_what_is_not_named_stays(engine: AsyncEngine, repository: MappingR
 
 async def test_looking_is_no_change(engine: AsyncEngine, repository: MappingRepository) -> None:
     first = await version(engine)
-    assert await repository.named_in(EVERYTHING) == Mappings({}, {})
+    assert (await repository.preview(EVERYTHING)).before == Mappings({}, {})
     assert await repository.everything() == Mappings({}, {})
     assert await version(engine) == first
 
@@ -120,7 +133,7 @@ async def test_fifty_thousand_subjects_are_applied_at_once(
     many = Mappings({}, {name: (span(subject=name),) for name in names})
     await repository.replace(many, now=NOW)
     assert (await repository.everything()).subjects == many.subjects
-    assert await repository.replace(many, now=NOW) == many
+    assert await repository.replace(many, now=NOW) == AppliedMappings(many)
     assert await version(engine) == 2
 
 
@@ -168,7 +181,7 @@ async def test_replicas_are_told_the_version_and_the_changed_keys(
 ) -> None:
     await repository.replace(EVERYTHING, now=NOW)
     first = await asyncio.wait_for(heard.get(), 5)
-    assert first.split("\n") == ["2", "m:calls", "m:requests", "m:tokens"] + [
+    assert first.split("\n") == ["2", "m:calls", "m:requests", "m:split", "m:tokens"] + [
         f"s:{name}" for name in EVERYTHING.subjects
     ]
     await repository.replace(EVERYTHING, now=NOW)
