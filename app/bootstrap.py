@@ -37,14 +37,18 @@ from app.embedded import default_data_dir, embedded_postgres
 from app.errors import DatabaseUnavailable, SettingsError
 from app.inbox.writer import Inbox
 from app.ledger.booker import Booker
+from app.ledger.carrying import Carrier
 from app.ledger.loop import BookingLoop
 from app.ledger.rebooking import Rebooker
 from app.ledger.status import StatusRepository
+from app.ledger.successors import Successors
 from app.listener import Listener
 from app.mapping import repository as mapping_repository
 from app.mapping import snapshots as snapshot_repository
 from app.mapping.cached import CachedMappings
+from app.mapping.models import LatePolicy
 from app.mapping.repository import MappingRepository
+from app.mapping.resolve import Rules
 from app.mapping.snapshots import Snapshots, read_from_stripe
 from app.migrating import migrate
 from app.openmeter.api import OpenMeterClient
@@ -223,14 +227,19 @@ def _workshop(
         lookups=lookups,
         size=settings.mapping_cache_size,
     )
+    linger = timedelta(seconds=settings.dispatch_linger)
     booker = Booker(
         engine,
         clock,
         cached,
         snapshots,
-        linger=timedelta(seconds=settings.dispatch_linger),
-        snapshot_max_age=timedelta(seconds=settings.snapshot_max_age),
+        linger=linger,
+        rules=Rules(
+            timedelta(seconds=settings.snapshot_max_age),
+            late_policy=LatePolicy(settings.late_policy),
+        ),
     )
+    carrier = Carrier(engine, clock, snapshots, Successors(lookups, cached), linger=linger)
     rebooker = Rebooker(engine, clock, snapshots)
 
     async def resolve(record: ClaimedRecord, reason: HoldReason) -> None:
@@ -270,6 +279,7 @@ def _workshop(
         engine,
         clock,
         booker,
+        carrier,
         snapshots,
         on_booked=dispatcher.wake,
         on_read_failed=refused,

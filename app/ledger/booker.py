@@ -31,6 +31,7 @@ from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import release_some
 from app.mapping.repository import share_lock
+from app.mapping.resolve import Rules
 from app.mapping.snapshots import Snapshots
 from app.openmeter.report import InvalidMessage, UnknownType, UsageReport, parse_message
 
@@ -89,11 +90,11 @@ class Booker:
         snapshots: Snapshots,
         *,
         linger: timedelta,
-        snapshot_max_age: timedelta,
+        rules: Rules,
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._resolver = BatchResolver(mappings, snapshots, snapshot_max_age=snapshot_max_age)
+        self._resolver = BatchResolver(mappings, snapshots, rules)
         self._linger = linger
 
     async def book(self) -> Round:
@@ -182,7 +183,7 @@ class Booker:
                 pending.setdefault(window.id, window)
             if not pending:
                 return Round(len(deliveries))
-            batch = await self._resolver.resolve(list(pending.values()), now)
+            batch = await self._resolver.resolve(connection, list(pending.values()), now)
             booked = await record(
                 connection,
                 batch.targets,

@@ -15,6 +15,7 @@ from app.db import transaction
 from app.errors import DatabaseUnavailable
 from app.ledger import windows as facts
 from app.ledger.booker import Booker
+from app.ledger.carrying import Carrier
 from app.mapping.snapshots import Snapshots
 from app.stripe_client import StripeError, TokenBucket
 
@@ -39,6 +40,7 @@ class BookingLoop:
         engine: AsyncEngine,
         clock: Clock,
         booker: Booker,
+        carrier: Carrier,
         snapshots: Snapshots,
         *,
         on_booked: Callable[[], None],
@@ -47,6 +49,7 @@ class BookingLoop:
         self._engine = engine
         self._clock = clock
         self._booker = booker
+        self._carrier = carrier
         self._snapshots = snapshots
         self._on_booked = on_booked
         self._on_read_failed = on_read_failed
@@ -73,6 +76,7 @@ class BookingLoop:
                 self._wake.clear()
                 try:
                     done = await self._booker.book()
+                    carried = await self._carrier.carry()
                 except DatabaseUnavailable:
                     logger.warning("the database is not available; nothing is booked")
                     await self._pause(DATABASE_PAUSE)
@@ -81,9 +85,9 @@ class BookingLoop:
                     logger.info(
                         "parked: %s", ", ".join(f"{n} {why}" for why, n in done.parked.items())
                     )
-                for subscription in done.subscriptions:
+                for subscription in done.subscriptions | carried.subscriptions:
                     self._read(subscription)
-                if done.idle:
+                if done.idle and not carried.records:
                     await self._pause(IDLE_POLL)
                 else:
                     self._on_booked()

@@ -2,22 +2,31 @@
 
 A window that stands on a record stays there: a revision changes that record. Any other window goes
 where resolving puts it.
+
+Where the price adds up, the rounding is that of the period's running total (see `booking`). Under
+`max` and `latest` every record is the rounded maximum, or the newest, of its own windows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
+from typing import Final
 
 from app.ledger.booking import Change, Totals, book
-from app.ledger.quantity import amount
-from app.ledger.records import ItemPeriod, RecordKey, UsageRecord
+from app.ledger.periods import ItemPeriod
+from app.ledger.quantity import amount, round_total
+from app.ledger.records import RecordKey, UsageRecord
 from app.ledger.windows import PendingWindow
+from app.mapping.models import Combination
 
 # However often a record changes, it waits no longer than this many lingers in all.
 LINGER_AT_MOST = 10
 # A record in Stripe's future is refused; clocks differ a little.
 FUTURE_MARGIN = timedelta(seconds=2)
+# Held for these because of the period alone: whatever changes there is looked at anew.
+LOOKED_AT_ANEW: Final = frozenset({"period_closed", "credit_due"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,16 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What a window that is not in hand has on a record: `window_end` says which is the newest."""
+
+    window_id: int
+    timestamp: int
+    window_end: datetime
+    amount: Fraction
+
+
+@dataclass(frozen=True, slots=True)
 class Rewritten:
     """One item period and its records after the changes. `missing`: give all records."""
 
@@ -51,25 +70,66 @@ def rewrite(
     *,
     now: datetime,
     linger: timedelta,
+    beside: Iterable[Standing] = (),
 ) -> Rewritten:
-    """Book windows on the records of one item period; only records that changed are returned."""
+    """Book windows on the records of one item period; only records that changed are returned.
+
+    `beside`: the other windows on these records, which `max` and `latest` need.
+    """
     ordered = sorted(placed, key=lambda p: (p.key.timestamp, p.window.id))
     held = {record.key.timestamp: record for record in records}
-    booked = book(
-        Totals(period.exact, period.rounded),
-        {timestamp: record.wanted for timestamp, record in held.items()},
-        [Change(p.key.timestamp, p.amount - p.window.amount) for p in ordered],
-        period.rounding,
-    )
+    if period.combination is Combination.SUM:
+        booked = book(
+            Totals(period.exact, period.rounded),
+            {timestamp: record.booked for timestamp, record in held.items()},
+            [Change(p.key.timestamp, p.amount - p.window.amount) for p in ordered],
+            period.rounding,
+        )
+        after = replace(period, exact=booked.totals.exact, rounded=booked.totals.rounded)
+        quantities, missing = booked.wanted, booked.missing
+    else:
+        after, missing = period, 0
+        quantities = _each_by_itself(period, ordered, beside)
     behind = _newest_by_record(ordered)
     newest = max(behind.values())
     changed = [
-        _changed(held[timestamp], wanted, behind.get(timestamp, newest)[1], now=now, linger=linger)
-        for timestamp, wanted in booked.wanted.items()
-        if wanted != held[timestamp].wanted
+        changed_record(
+            held[timestamp],
+            quantity + held[timestamp].carried,
+            behind.get(timestamp, newest)[1],
+            closed=period.closed,
+            now=now,
+            linger=linger,
+        )
+        for timestamp, quantity in quantities.items()
+        if quantity != held[timestamp].booked
     ]
-    after = replace(period, exact=booked.totals.exact, rounded=booked.totals.rounded)
-    return Rewritten(after, changed, booked.missing)
+    return Rewritten(after, changed, missing)
+
+
+def _each_by_itself(
+    period: ItemPeriod, placed: Sequence[Placed], beside: Iterable[Standing]
+) -> dict[int, int]:
+    """The quantity of each record that a window in hand stands on."""
+    on: dict[int, dict[int, Standing]] = defaultdict(dict)
+    for other in beside:
+        on[other.timestamp][other.window_id] = other
+    for p in placed:
+        window = p.window
+        on[p.key.timestamp][window.id] = Standing(
+            window.id, p.key.timestamp, window.facts.window_end, p.amount
+        )
+    return {
+        timestamp: round_total(_combined(period.combination, windows.values()), period.rounding)
+        for timestamp, windows in on.items()
+        if any(p.key.timestamp == timestamp for p in placed)
+    }
+
+
+def _combined(combination: Combination, windows: Iterable[Standing]) -> Fraction:
+    if combination is Combination.MAX:
+        return max(window.amount for window in windows)
+    return max(windows, key=lambda window: (window.window_end, window.window_id)).amount
 
 
 def _newest_by_record(placed: Iterable[Placed]) -> Mapping[int, tuple[datetime, str]]:
@@ -81,31 +141,44 @@ def _newest_by_record(placed: Iterable[Placed]) -> Mapping[int, tuple[datetime, 
     return newest
 
 
-def _changed(
-    record: UsageRecord, wanted: int, svix_id: str, *, now: datetime, linger: timedelta
+def changed_record(
+    record: UsageRecord,
+    wanted: int,
+    svix_id: str,
+    *,
+    closed: bool,
+    now: datetime,
+    linger: timedelta,
 ) -> UsageRecord:
-    """The record with another wanted quantity: another revision, and due unless it is held."""
+    """The record with another wanted quantity: another revision, and due unless it is held.
+
+    In a closed period it is not sent any more, but late: its difference is carried or held.
+    """
     equal = wanted == record.reported and not record.unsettled and not record.doubtful
     inside = datetime.fromtimestamp(record.key.timestamp, now.tzinfo) + FUTURE_MARGIN
     since = None if equal else record.unsent_since or max(now, inside)
-    # What is held stays held, unless there is nothing left to send.
-    state = "reported" if equal else "held" if record.state == "held" else "due"
+    state = "reported" if equal else _state(record, closed=closed)
     due_at = None
     if since is not None and state == "due":
         due_at = max(min(now + linger, since + LINGER_AT_MOST * linger), inside)
-    return UsageRecord(
-        record.id,
-        record.key,
-        record.item_period_id,
-        wanted,
-        record.reported,
-        record.revision + 1,
-        svix_id,
-        state,
-        due_at,
-        since,
+    elif state == "late":
+        due_at = now
+    return replace(
+        record,
+        wanted=wanted,
+        revision=record.revision + 1,
+        svix_id=svix_id,
+        state=state,
+        due_at=due_at,
+        unsent_since=since,
         failures=0,
-        key_suffix=record.key_suffix,
-        unsettled=record.unsettled,
-        doubtful=record.doubtful,
     )
+
+
+def _state(record: UsageRecord, *, closed: bool) -> str:
+    """What is held stays held, unless only its period was the reason."""
+    held = record.state == "held"
+    if held and not (closed and record.reason in LOOKED_AT_ANEW):
+        return "held"
+    # An answer that is outstanding is asked for first: only then it is known what stands there.
+    return "late" if closed and not record.unsettled else "due"

@@ -4,13 +4,16 @@ Plan changes delete items and make new ones. If a fresh look at Stripe shows tha
 indeed not be billed, and nothing of the record stands there, its windows are taken off the record
 and booked anew (or parked under the reason that the fresh snapshot gives). Otherwise it is held.
 
+A record that was refused because billing thresholds were set up is not gone: it goes on by
+increments.
+
 The other records of the item's period that were never sent go with it: they would be refused one
 by one, at a read each, and fractions that they carry for each other would be left behind.
 """
 
 import logging
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -19,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.db import transaction
+from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger import windows as facts
 from app.ledger.placing import Placed, rewrite
@@ -30,25 +34,32 @@ from app.mapping.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
-# The dispatcher's word for it (`app.dispatch.reasons`), which this side must not import.
+# The dispatcher's words (`app.dispatch.reasons`), which this side must not import.
 OUTCOME_IN_DOUBT = "outcome_in_doubt"
+PERIOD_CLOSED = "period_closed"
+BILLING_THRESHOLDS = "billing_thresholds"
 # A transaction stays far below the statement timeout; what is left over is refused in its turn.
 RECORDS_AT_ONCE = 500
 
 
 def still_billable(snapshot: SubscriptionSnapshot, subscription_item: str) -> bool:
-    """Whether the snapshot shows the item as one that takes usage records with `set`."""
+    """Whether the snapshot shows the item as one that takes usage records."""
     return (
         snapshot.found
         and snapshot.status not in ENDED
-        and not snapshot.billing_thresholds
         and any(
             item.id == subscription_item
             and item.usage_type == "metered"
             and item.billing_meter is None
-            and not item.billing_thresholds
             for item in snapshot.items
         )
+    )
+
+
+def only_increments(snapshot: SubscriptionSnapshot, subscription_item: str) -> bool:
+    """Whether the snapshot shows billing thresholds over the item: Stripe refuses `set` then."""
+    return snapshot.billing_thresholds or any(
+        item.id == subscription_item and item.billing_thresholds for item in snapshot.items
     )
 
 
@@ -72,13 +83,23 @@ class Rebooker:
         snapshot = await self._snapshots.refresh(subscription)
         if snapshot.fetched_at < asked_at:  # a read that was under way before the refusal
             snapshot = await self._snapshots.refresh(subscription)
+        if reason == PERIOD_CLOSED and await self._close_period(record_id, snapshot):
+            return
         gone = not still_billable(snapshot, subscription_item)
+        if (
+            reason == BILLING_THRESHOLDS
+            and not gone
+            and only_increments(snapshot, subscription_item)
+        ):
+            async with transaction(self._engine) as connection:
+                await _go_on_by_increments(connection, record_id, now=self._clock.now())
+            return
         async with transaction(self._engine) as connection:
             (place,) = await store.places(connection, [record_id], [])
             unsent = await _unsent_beside(connection, place) if gone else []
             windows = await facts.lock_booked(connection, [record_id, *unsent])
             places = await store.places(connection, [record_id, *unsent], [])
-            periods = await store.lock_periods(connection, [place.item_period_id])
+            periods = await period_store.lock_periods(connection, [place.item_period_id])
             now = self._clock.now()
             await store.lock_lanes(connection, [subscription], due_at=now)
             records = {
@@ -109,11 +130,68 @@ class Rebooker:
                 known = {r.id for r in given}
                 given += [other for other in others if other.id not in known]
                 result = rewrite(period, given, emptied, now=now, linger=timedelta(0))
-            await store.write_periods(connection, [result.period])
+            await period_store.write_periods(connection, [result.period], now=now)
             await store.write_records(connection, result.records)
             await facts.settle_windows(
                 connection, [SettledWindow(window.id, "pending") for window in windows], now=now
             )
+
+    async def _close_period(self, record_id: int, snapshot: SubscriptionSnapshot) -> bool:
+        """Close the record's item period where Stripe's own period is another by now.
+
+        All that is due there is late, then: the carrier carries or holds it. Returns whether.
+        """
+        now = self._clock.now()
+        async with transaction(self._engine) as connection:
+            (place,) = await store.places(connection, [record_id], [])
+            at = datetime.fromtimestamp(place.key.timestamp, UTC)
+            current = [item for item in snapshot.items if item.id == place.key.subscription_item]
+            if any(item.period_start < at for item in current):
+                return False
+            locked = await period_store.lock_periods(connection, [place.item_period_id])
+            await period_store.write_periods(
+                connection,
+                [replace(period, closed=True) for period in locked.values()],
+                now=now,
+            )
+            await store.lock_lanes(connection, [place.subscription], due_at=None)
+            await store.make_late(connection, place.item_period_id, now=now)
+        return True
+
+
+async def _go_on_by_increments(
+    connection: AsyncConnection, record_id: int, *, now: datetime
+) -> None:
+    """Send a record that was refused as `set`, and those beside it, by increments from now on.
+
+    What Stripe holds must be known for that. Of a record with an answer outstanding it will be:
+    it keeps `set` until that is refused, too.
+    """
+    (place,) = await store.places(connection, [record_id], [])
+    await store.lock_lanes(connection, [place.subscription], due_at=now)
+    switched = await connection.execute(
+        text(
+            """
+            with settled as (
+                select id from usage_records
+                where item_period_id = :period and sent_key is null and not doubtful
+                order by id for update)
+            update usage_records r set increment = true,
+                due_at = case when r.id = :id and r.state = 'due' then :now else r.due_at end
+            from settled where r.id = settled.id
+            returning r.id
+            """
+        ),
+        {"period": place.item_period_id, "id": record_id, "now": now},
+    )
+    if record_id in set(switched.scalars()):
+        return
+    doubtful = await connection.scalar(
+        text("select doubtful and sent_key is null from usage_records where id = :id"),
+        {"id": record_id},
+    )
+    if doubtful:
+        await _hold(connection, record_id, OUTCOME_IN_DOUBT)
 
 
 def _never_sent(record: UsageRecord | None) -> bool:

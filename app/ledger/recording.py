@@ -4,17 +4,25 @@ Places are found without a lock, then periods, lanes and records are locked in t
 rewritten.
 """
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.ledger import periods as period_store
 from app.ledger import records as store
-from app.ledger.placing import Placed, Rewritten, rewrite
-from app.ledger.records import PeriodKey, RecordKey, RecordPlace
-from app.ledger.windows import PendingWindow, SettledWindow
-from app.mapping.resolve import Target
+from app.ledger.periods import ItemPeriod, PeriodKey
+from app.ledger.placing import Placed, Rewritten, Standing, rewrite
+from app.ledger.records import NewRecord, RecordKey, RecordPlace, UsageRecord
+from app.ledger.windows import PendingWindow, SettledWindow, parked_beside, standing_on
+from app.mapping.aggregation import NEEDED
+from app.mapping.models import Combination
+from app.mapping.reasons import ParkReason
+from app.mapping.resolve import Target, WindowSource
 
 
 class PlaceMoved(Exception):
@@ -41,7 +49,7 @@ async def record(
     by_key = {place.key: place for place in existing}
     by_id = {place.id: place for place in existing}
     new = {key: target for key, target in wanted.items() if key not in by_key}
-    periods = await store.open_periods(connection, new.values())
+    periods = await period_store.open_periods(connection, new.values(), now=now)
     placed = [
         Placed(
             window,
@@ -56,45 +64,103 @@ async def record(
     placed += [_standing(window, by_id) for window in standing]
     subscriptions = {t.subscription for t in wanted.values()}
     subscriptions |= {place.subscription for place in existing}
-    locked = await store.lock_periods(connection, {p.item_period_id for p in placed})
+    locked = await period_store.lock_periods(connection, {p.item_period_id for p in placed})
+    for p, (_, target) in zip(placed, targets, strict=False):  # standing ones come after
+        locked[p.item_period_id] = _as_booked_now(locked[p.item_period_id], target)
     await store.lock_lanes(connection, subscriptions, due_at=now + linger)
     if new:
         newest = {p.key: p.window.svix_id for p in placed}
         await store.add_records(
             connection,
             [
-                (
+                NewRecord(
                     key,
                     target.subscription,
                     periods[PeriodKey(key.subscription_item, target.period_start)],
                     newest[key],
+                    target.increment,
                 )
                 for key, target in new.items()
             ],
         )
+    locked, placed, refused = _refuse_misfits(locked, placed)
     by_period: dict[int, list[Placed]] = defaultdict(list)
     for p in placed:
         by_period[p.item_period_id].append(p)
     record_ids, rewritten = await _rewrite(connection, locked, by_period, now, linger)
     changed = [record for r in rewritten for record in r.records]
-    await store.write_periods(connection, [r.period for r in rewritten])
+    await period_store.write_periods(connection, [r.period for r in rewritten], now=now)
     if changed:
         await store.write_records(connection, changed)
-    return [
+    slipped = {window.id: target.slipped for window, target in targets}
+    return refused + [
         SettledWindow(
             p.window.id,
             "booked",
             usage_record_id=record_ids[p.key],
             amount=p.amount,
             scale=p.scale,
+            slipped=slipped.get(p.window.id),
         )
         for p in placed
     ]
 
 
+def _as_booked_now(period: ItemPeriod, target: Target) -> ItemPeriod:
+    """The late policy is that of what is booked last; what is closed stays closed."""
+    return replace(period, late_policy=target.late_policy, closed=period.closed or target.closed)
+
+
+def _refuse_misfits(
+    locked: Mapping[int, ItemPeriod], placed: Iterable[Placed]
+) -> tuple[dict[int, ItemPeriod], list[Placed], list[SettledWindow]]:
+    """Take out what cannot stand beside what the item's period already holds.
+
+    Under `latest`, and for a whole period's value, an item takes one series only: of two, neither
+    is the newest or the whole. And a revision may tell another aggregation than what was booked.
+    """
+    periods = dict(locked)
+    fitting: list[Placed] = []
+    refused: list[SettledWindow] = []
+    for p in sorted(placed, key=lambda p: p.window.id):
+        period = periods[p.item_period_id]
+        facts = p.window.facts
+        whole = facts.source is WindowSource.PERIOD
+        if not whole and NEEDED.get(facts.aggregation) is not period.combination:
+            refused.append(
+                parked_beside(
+                    p.window,
+                    ParkReason.AGGREGATION_MISMATCH,
+                    f"aggregation {facts.aggregation}, booked under {period.combination.value}",
+                )
+            )
+            continue
+        if whole or period.combination is Combination.LATEST:
+            series = _series(p.window)
+            if period.series not in (None, series):
+                refused.append(
+                    parked_beside(
+                        p.window,
+                        ParkReason.NOT_ACROSS_GROUPS,
+                        "another meter, subject or group is billed on the item in this period",
+                    )
+                )
+                continue
+            periods[p.item_period_id] = replace(period, series=series)
+        fitting.append(p)
+    return periods, fitting, refused
+
+
+def _series(window: PendingWindow) -> bytes:
+    """A digest of what makes a series: meter, subject and group."""
+    facts = window.facts
+    parts = (facts.meter.encode(), facts.subject.encode(), window.group_key)
+    return hashlib.sha256(b"\0".join(parts)).digest()[:16]
+
+
 async def _rewrite(
     connection: AsyncConnection,
-    locked: Mapping[int, store.ItemPeriod],
+    locked: Mapping[int, ItemPeriod],
     by_period: Mapping[int, list[Placed]],
     now: datetime,
     linger: timedelta,
@@ -103,21 +169,49 @@ async def _rewrite(
     held = await store.lock_records(
         connection, {p.key for placed in by_period.values() for p in placed}
     )
-    records: dict[int, dict[RecordKey, store.UsageRecord]] = defaultdict(dict)
+    records: dict[int, dict[RecordKey, UsageRecord]] = defaultdict(dict)
     for found in held:
         records[found.item_period_id][found.key] = found
+    if any(p.key not in records[p.item_period_id] for on in by_period.values() for p in on):
+        raise PlaceMoved
+    beside = await _beside(connection, locked, held)
     rewritten = []
     for period_id, placed in by_period.items():
-        if any(p.key not in records[period_id] for p in placed):
-            raise PlaceMoved
-        period = locked[period_id]
-        result = rewrite(period, records[period_id].values(), placed, now=now, linger=linger)
+        again = partial(
+            rewrite,
+            locked[period_id],
+            placed=placed,
+            now=now,
+            linger=linger,
+            beside=beside.get(period_id, ()),
+        )
+        result = again(records=records[period_id].values())
         if result.missing:
             for found in await store.lock_period_records(connection, period_id):
                 records[period_id].setdefault(found.key, found)
-            result = rewrite(period, records[period_id].values(), placed, now=now, linger=linger)
+            result = again(records=records[period_id].values())
         rewritten.append(result)
     return {found.key: found.id for found in held}, rewritten
+
+
+async def _beside(
+    connection: AsyncConnection, locked: Mapping[int, ItemPeriod], records: Sequence[UsageRecord]
+) -> dict[int, list[Standing]]:
+    """What stands on the records whose quantity is not a part of a total, by period."""
+    by_id = {
+        record.id: record
+        for record in records
+        if locked[record.item_period_id].combination is not Combination.SUM
+    }
+    if not by_id:
+        return {}
+    found: dict[int, list[Standing]] = defaultdict(list)
+    for window in await standing_on(connection, by_id):
+        record = by_id[window.usage_record_id]
+        found[record.item_period_id].append(
+            Standing(window.id, record.key.timestamp, window.window_end, window.amount)
+        )
+    return found
 
 
 def _standing(window: PendingWindow, by_id: Mapping[int, RecordPlace]) -> Placed:

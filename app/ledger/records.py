@@ -1,4 +1,4 @@
-"""Item periods, lanes and usage records in the database, as booking needs them. SQL only.
+"""Lanes and usage records in the database, as booking needs them. SQL only.
 
 The locks are taken in this order: item periods, lanes, records. A lane's lock keeps the
 dispatcher from claiming or settling a record of that subscription while it is being rewritten.
@@ -8,14 +8,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from app.mapping.models import Rounding
-from app.mapping.resolve import Target
 
 
 class RecordKey(NamedTuple):
@@ -23,13 +19,6 @@ class RecordKey(NamedTuple):
 
     subscription_item: str
     timestamp: int
-
-
-class PeriodKey(NamedTuple):
-    """An item's billing period; the start is exclusive."""
-
-    subscription_item: str
-    period_start: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +29,6 @@ class RecordPlace:
     key: RecordKey
     subscription: str
     item_period_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class ItemPeriod:
-    """A locked item period with its totals."""
-
-    id: int
-    exact: Fraction
-    rounded: int
-    rounding: Rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +49,25 @@ class UsageRecord:
     key_suffix: int
     unsettled: bool  # the answer to a POST is outstanding
     doubtful: bool  # a POST whose key was given up may have been executed
+    carried: int = 0  # of what is wanted: carried here, or (below zero) from here
+    reason: str | None = None
+    detail: str | None = None
+
+    @property
+    def booked(self) -> int:
+        """What the record's windows come to."""
+        return self.wanted - self.carried
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record that is to be made, empty. `increment`: Stripe takes only increments for it."""
+
+    key: RecordKey
+    subscription: str
+    item_period_id: int
+    svix_id: str
+    increment: bool = False
 
 
 async def places(
@@ -105,79 +103,10 @@ async def places(
     ]
 
 
-async def open_periods(
-    connection: AsyncConnection, targets: Iterable[Target]
-) -> dict[PeriodKey, int]:
-    """Make the targets' item periods where they are missing. Returns their ids."""
-    wanted = {PeriodKey(t.subscription_item, t.period_start): t for t in targets}
-    if not wanted:
-        return {}
-    keys = sorted(wanted)
-    parameters = {
-        "items": [key.subscription_item for key in keys],
-        "starts": [key.period_start for key in keys],
-        "ends": [wanted[key].period_end for key in keys],
-        "subscriptions": [wanted[key].subscription for key in keys],
-        "roundings": [wanted[key].rounding.value for key in keys],
-    }
-    await connection.execute(
-        text(
-            """
-            insert into item_periods (subscription, subscription_item, period_start, period_end,
-                                      rounding, exact_numerator, exact_denominator,
-                                      rounded_total)
-            select t.subscription, t.item, t.start, t.finish, t.rounding, 0, 1, 0
-            from unnest(cast(:subscriptions as text[]), cast(:items as text[]),
-                        cast(:starts as timestamptz[]), cast(:ends as timestamptz[]),
-                        cast(:roundings as text[]))
-                as t (subscription, item, start, finish, rounding)
-            order by t.item, t.start
-            on conflict (subscription_item, period_start) do nothing
-            """
-        ),
-        parameters,
-    )
-    del parameters["ends"], parameters["subscriptions"], parameters["roundings"]
-    rows = await connection.execute(
-        text(
-            """
-            select p.id, p.subscription_item, p.period_start from item_periods p
-            join unnest(cast(:items as text[]), cast(:starts as timestamptz[])) as t (item, start)
-                on p.subscription_item = t.item and p.period_start = t.start
-            """
-        ),
-        parameters,
-    )
-    return {PeriodKey(row.subscription_item, row.period_start): row.id for row in rows}
-
-
-async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dict[int, ItemPeriod]:
-    """Lock item periods, always in the order of their ids."""
-    rows = await connection.execute(
-        text(
-            """
-            select id, exact_numerator, exact_denominator, rounded_total, rounding
-            from item_periods
-            where id = any(cast(:ids as bigint[])) order by id for update
-            """
-        ),
-        {"ids": sorted(ids)},
-    )
-    return {
-        row.id: ItemPeriod(
-            row.id,
-            Fraction(int(row.exact_numerator), int(row.exact_denominator)),
-            int(row.rounded_total),
-            Rounding(row.rounding),
-        )
-        for row in rows
-    }
-
-
 async def lock_lanes(
-    connection: AsyncConnection, subscriptions: Collection[str], *, due_at: datetime
+    connection: AsyncConnection, subscriptions: Collection[str], *, due_at: datetime | None
 ) -> None:
-    """Lock the lanes of subscriptions and say that something falls due there."""
+    """Lock the lanes of subscriptions and say that something falls due there (None: nothing)."""
     await connection.execute(
         text(
             """
@@ -191,31 +120,30 @@ async def lock_lanes(
     )
 
 
-async def add_records(
-    connection: AsyncConnection, missing: Sequence[tuple[RecordKey, str, int, str]]
-) -> None:
-    """Make empty records: (key, subscription, item period, svix id)."""
-    ordered = sorted(missing)
+async def add_records(connection: AsyncConnection, missing: Iterable[NewRecord]) -> None:
+    """Make empty records where they are missing."""
+    ordered = sorted(missing, key=lambda new: new.key)
     await connection.execute(
         text(
             """
             insert into usage_records (item_period_id, subscription, subscription_item, timestamp,
-                                       wanted_quantity, svix_id, state)
-            select t.period, t.subscription, t.item, t.at, 0, t.svix_id, 'reported'
+                                       wanted_quantity, svix_id, increment, state)
+            select t.period, t.subscription, t.item, t.at, 0, t.svix_id, t.increment, 'reported'
             from unnest(cast(:periods as bigint[]), cast(:subscriptions as text[]),
                         cast(:items as text[]), cast(:timestamps as bigint[]),
-                        cast(:svix_ids as text[]))
-                as t (period, subscription, item, at, svix_id)
+                        cast(:svix_ids as text[]), cast(:increments as boolean[]))
+                as t (period, subscription, item, at, svix_id, increment)
             order by t.item, t.at
             on conflict (subscription_item, timestamp) do nothing
             """
         ),
         {
-            "periods": [period for _, _, period, _ in ordered],
-            "subscriptions": [subscription for _, subscription, _, _ in ordered],
-            "items": [key.subscription_item for key, _, _, _ in ordered],
-            "timestamps": [key.timestamp for key, _, _, _ in ordered],
-            "svix_ids": [svix_id for _, _, _, svix_id in ordered],
+            "periods": [new.item_period_id for new in ordered],
+            "subscriptions": [new.subscription for new in ordered],
+            "items": [new.key.subscription_item for new in ordered],
+            "timestamps": [new.key.timestamp for new in ordered],
+            "svix_ids": [new.svix_id for new in ordered],
+            "increments": [new.increment for new in ordered],
         },
     )
 
@@ -223,7 +151,8 @@ async def add_records(
 _RECORD_COLUMNS = """
     r.id, r.subscription_item, r.timestamp, r.item_period_id, r.wanted_quantity,
     r.reported_quantity, r.revision, r.svix_id, r.state, r.due_at, r.unsent_since, r.failures,
-    r.key_suffix, r.sent_key is not null as unsettled, r.doubtful
+    r.key_suffix, r.sent_key is not null as unsettled, r.doubtful, r.carried_quantity, r.reason,
+    r.detail
 """
 
 
@@ -249,13 +178,43 @@ async def lock_records(
     return [_record(row) for row in rows]
 
 
+async def lock_records_by_id(
+    connection: AsyncConnection, ids: Collection[int]
+) -> list[UsageRecord]:
+    """Lock records by their ids."""
+    rows = await connection.execute(
+        text(
+            f"""
+            select {_RECORD_COLUMNS} from usage_records r
+            where r.id = any(cast(:ids as bigint[])) order by r.id for update
+            """  # noqa: S608 - the columns are a constant of this module
+        ),
+        {"ids": list(ids)},
+    )
+    return [_record(row) for row in rows]
+
+
+async def make_late(connection: AsyncConnection, item_period_id: int, *, now: datetime) -> None:
+    """Nothing more is sent for a locked, closed period; what owes an answer is asked for it."""
+    await connection.execute(
+        text(
+            """
+            update usage_records set state = 'late', due_at = :now
+            where item_period_id = :period and state = 'due' and sent_key is null
+            """
+        ),
+        {"now": now, "period": item_period_id},
+    )
+
+
 async def lock_period_records(connection: AsyncConnection, period: int) -> list[UsageRecord]:
     """Lock all records of an item's period that hold something."""
     rows = await connection.execute(
         text(
             f"""
             select {_RECORD_COLUMNS} from usage_records r
-            where r.item_period_id = :period and r.wanted_quantity > 0 order by r.id for update
+            where r.item_period_id = :period and r.wanted_quantity <> r.carried_quantity
+            order by r.id for update
             """  # noqa: S608 - the columns are a constant of this module
         ),
         {"period": period},
@@ -279,48 +238,31 @@ def _record(row: Row[Any]) -> UsageRecord:
         row.key_suffix,
         row.unsettled,
         row.doubtful,
-    )
-
-
-async def write_periods(connection: AsyncConnection, periods: Sequence[ItemPeriod]) -> None:
-    """Write the totals of locked item periods."""
-    await connection.execute(
-        text(
-            """
-            update item_periods p set exact_numerator = t.numerator,
-                exact_denominator = t.denominator, rounded_total = t.rounded
-            from unnest(cast(:id as bigint[]), cast(:numerator as numeric[]),
-                        cast(:denominator as numeric[]), cast(:rounded as numeric[]))
-                as t (id, numerator, denominator, rounded)
-            where p.id = t.id
-            """
-        ),
-        {
-            "id": [p.id for p in periods],
-            "numerator": [Decimal(p.exact.numerator) for p in periods],
-            "denominator": [Decimal(p.exact.denominator) for p in periods],
-            "rounded": [Decimal(p.rounded) for p in periods],
-        },
+        int(row.carried_quantity),
+        row.reason,
+        row.detail,
     )
 
 
 async def write_records(connection: AsyncConnection, records: Sequence[UsageRecord]) -> None:
-    """Write locked records whose wanted quantity changed."""
+    """Write locked records whose wanted quantity or state changed."""
     await connection.execute(
         text(
             """
             update usage_records r set wanted_quantity = t.wanted, revision = t.revision,
                 svix_id = t.svix_id, state = t.state, due_at = t.due_at,
                 unsent_since = t.unsent_since, failures = t.failures, key_suffix = t.key_suffix,
-                reason = case when t.state = 'held' then r.reason end,
-                detail = case when t.state = 'held' then r.detail end
+                carried_quantity = t.carried,
+                reason = case when t.state = 'held' then t.reason end,
+                detail = case when t.state = 'held' then t.detail end
             from unnest(cast(:id as bigint[]), cast(:wanted as numeric[]),
                         cast(:revision as int[]), cast(:svix_id as text[]),
                         cast(:state as text[]), cast(:due_at as timestamptz[]),
                         cast(:unsent_since as timestamptz[]), cast(:failures as int[]),
-                        cast(:key_suffix as int[]))
+                        cast(:key_suffix as int[]), cast(:carried as numeric[]),
+                        cast(:reason as text[]), cast(:detail as text[]))
                 as t (id, wanted, revision, svix_id, state, due_at, unsent_since, failures,
-                      key_suffix)
+                      key_suffix, carried, reason, detail)
             where r.id = t.id
             """
         ),
@@ -334,5 +276,8 @@ async def write_records(connection: AsyncConnection, records: Sequence[UsageReco
             "unsent_since": [r.unsent_since for r in records],
             "failures": [r.failures for r in records],
             "key_suffix": [r.key_suffix for r in records],
+            "carried": [Decimal(r.carried) for r in records],
+            "reason": [r.reason for r in records],
+            "detail": [r.detail for r in records],
         },
     )

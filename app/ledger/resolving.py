@@ -4,22 +4,30 @@ No network here: a window whose subscription was never read, or too long ago, st
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from app.ledger.windows import AWAITING_SNAPSHOT, PendingWindow, SettledWindow
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.ledger.periods import known_periods
+from app.ledger.windows import AWAITING_SNAPSHOT, PendingWindow, SettledWindow, parked_beside
 from app.mapping.cached import CachedMappings, KnownMappings
 from app.mapping.models import SubscriptionSnapshot
 from app.mapping.resolve import (
+    Booking,
+    InParts,
+    Late,
     NeedsSnapshot,
     Parked,
     Resolution,
+    Rules,
     Target,
+    WholePeriod,
     message_fits,
     resolve,
+    settle_late,
 )
 from app.mapping.snapshots import Snapshots
-from app.mapping.splitting import matching
 
 # How long a window waits for the process that reads its snapshot, before another one tries.
 SNAPSHOT_PATIENCE = timedelta(seconds=30)
@@ -29,11 +37,13 @@ SNAPSHOT_PATIENCE = timedelta(seconds=30)
 class ResolvedBatch:
     """Windows with a target, windows that stand on a record already, and those that must wait.
 
-    `subscriptions` must be read from Stripe before more can be done.
+    `covered`: other windows, which OpenMeter is asked for, count in their place. `subscriptions`
+    must be read from Stripe before more can be done.
     """
 
     targets: list[tuple[PendingWindow, Target]]
     standing: list[PendingWindow]
+    covered: list[tuple[PendingWindow, InParts | WholePeriod]]
     waiting: list[SettledWindow]
     subscriptions: frozenset[str]
 
@@ -41,38 +51,73 @@ class ResolvedBatch:
 class BatchResolver:
     """Resolves windows by the cached mappings and snapshots."""
 
-    def __init__(
-        self, mappings: CachedMappings, snapshots: Snapshots, *, snapshot_max_age: timedelta
-    ) -> None:
+    def __init__(self, mappings: CachedMappings, snapshots: Snapshots, rules: Rules) -> None:
         self._mappings = mappings
         self._snapshots = snapshots
-        self._snapshot_max_age = snapshot_max_age
+        self._rules = rules
 
     def sync(self, version: int) -> None:
         """The mappings' version, as read under the shared mapping lock."""
         self._mappings.sync(version)
 
-    async def resolve(self, pending: Sequence[PendingWindow], now: datetime) -> ResolvedBatch:
+    async def resolve(
+        self, connection: AsyncConnection, pending: Sequence[PendingWindow], now: datetime
+    ) -> ResolvedBatch:
         """Find the target of each window. Raises DatabaseUnavailable."""
-        booked = [window for window in pending if window.usage_record_id is not None]
-        standing = [window for window in booked if message_fits(window.facts) is None]
-        unfit = [window for window in booked if message_fits(window.facts) is not None]
-        others = [window for window in pending if window.usage_record_id is None]
+        batch = ResolvedBatch([], [], [], [], frozenset())
+        others: list[PendingWindow] = []
+        for window in pending:
+            unfit = message_fits(window.facts)
+            if window.usage_record_id is None:
+                others.append(window)
+            elif unfit is None:
+                batch.standing.append(window)
+            else:
+                batch.waiting.append(parked_beside(window, unfit.reason, unfit.detail))
         known = await self._mappings.find(
-            {window.facts.subject for window in pending}, {window.facts.meter for window in pending}
+            {window.facts.subject for window in others}, {window.facts.meter for window in others}
         )
         found = await self._resolve(others, known, now)
-        targets: list[tuple[PendingWindow, Target]] = []
-        waiting = [_unfit(window) for window in unfit]
         needed: set[str] = set()
-        for window, resolution in found:
-            if isinstance(resolution, Target):
-                targets.append((window, resolution))
-            else:
-                waiting.append(_waiting(window, resolution, now))
-                if isinstance(resolution, NeedsSnapshot):
-                    needed.add(resolution.subscription)
-        return ResolvedBatch(targets, standing, waiting, frozenset(needed))
+        for window, resolution in await self._settle_late(connection, found, now):
+            match resolution:
+                case Target():
+                    batch.targets.append((window, resolution))
+                case InParts() | WholePeriod():
+                    batch.covered.append((window, resolution))
+                case NeedsSnapshot(subscription):
+                    needed.add(subscription)
+                    batch.waiting.append(_awaiting(window, subscription, now))
+                case Parked(reason, detail, retry_at):
+                    batch.waiting.append(
+                        SettledWindow(window.id, "parked", reason, detail, retry_at)
+                    )
+        return replace(batch, subscriptions=frozenset(needed))
+
+    async def _settle_late(
+        self,
+        connection: AsyncConnection,
+        found: Sequence[tuple[PendingWindow, Resolution]],
+        now: datetime,
+    ) -> list[tuple[PendingWindow, Booking | NeedsSnapshot]]:
+        """Look up the periods of late windows, all at once, and settle these."""
+        items = {late.place.item.id for _, late in found if isinstance(late, Late)}
+        periods = await known_periods(connection, items) if items else {}
+        return [
+            (
+                window,
+                settle_late(
+                    window.facts,
+                    resolution,
+                    periods.get(resolution.place.item.id, ()),
+                    self._rules,
+                    now,
+                )
+                if isinstance(resolution, Late)
+                else resolution,
+            )
+            for window, resolution in found
+        ]
 
     async def _resolve(
         self, windows: Iterable[PendingWindow], known: KnownMappings, now: datetime
@@ -106,32 +151,15 @@ class BatchResolver:
         return resolve(
             window.facts,
             subjects=known.subjects.get(window.facts.subject, ()),
-            meter=matching(known.meters.get(window.facts.meter, ()), dict(window.facts.group_by)),
+            meters=known.meters.get(window.facts.meter, ()),
             snapshots=snapshots,
             now=now,
-            snapshot_max_age=self._snapshot_max_age,
+            rules=self._rules,
             just_read=just_read,
         )
 
 
-def _unfit(window: PendingWindow) -> SettledWindow:
-    """A revision that cannot be added up: it is parked, and what was booked before stays."""
-    why = message_fits(window.facts)
-    assert why is not None  # noqa: S101 - the caller chose such windows
+def _awaiting(window: PendingWindow, subscription: str, now: datetime) -> SettledWindow:
     return SettledWindow(
-        window.id,
-        "parked",
-        why.reason,
-        f"{why.detail}; what was booked of this window before stays",
-        usage_record_id=window.usage_record_id,
-        amount=window.amount,
-        scale=window.scale,
-    )
-
-
-def _waiting(window: PendingWindow, why: Parked | NeedsSnapshot, now: datetime) -> SettledWindow:
-    if isinstance(why, Parked):
-        return SettledWindow(window.id, "parked", why.reason, why.detail, why.retry_at)
-    return SettledWindow(
-        window.id, "pending", AWAITING_SNAPSHOT, why.subscription, now + SNAPSHOT_PATIENCE
+        window.id, "pending", AWAITING_SNAPSHOT, subscription, now + SNAPSHOT_PATIENCE
     )

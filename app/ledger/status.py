@@ -262,15 +262,19 @@ class StatusRepository:
         return await self._release(
             """
             with freed as (
-                select id, subscription from usage_records
-                where state = 'held'
-                  and (reason = cast(:reason as text) or id = any(cast(:ids as bigint[]))) ),
+                select r.id, r.subscription,
+                       case when p.closed_at is null or r.sent_key is not null
+                            then 'due' else 'late' end as state
+                from usage_records r join item_periods p on p.id = r.item_period_id
+                where r.state = 'held'
+                  and (r.reason = cast(:reason as text)
+                       or r.id = any(cast(:ids as bigint[]))) ),
             lanes as (
                 insert into subscription_lanes as l (subscription, due_at)
                 select distinct subscription, cast(:now as timestamptz) from freed order by 1
                 on conflict (subscription) do update set due_at = least(l.due_at, excluded.due_at)
                 returning subscription)
-            update usage_records r set state = 'due', reason = null, detail = null,
+            update usage_records r set state = freed.state, reason = null, detail = null,
                 due_at = :now, failures = 0, failed_at = null,
                 unsent_since = coalesce(unsent_since, :now)
             from freed join lanes using (subscription) where r.id = freed.id

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -13,6 +13,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger.deliveries import ClaimedDelivery
+from app.mapping.reasons import ParkReason
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolve import WindowFacts, WindowSource
 
@@ -81,6 +82,31 @@ class SettledWindow:
     usage_record_id: int | None = None
     amount: Fraction = Fraction(0)
     scale: Fraction | None = None
+    slipped: tuple[datetime, datetime] | None = None
+
+
+def parked_beside(window: PendingWindow, reason: ParkReason, detail: str) -> SettledWindow:
+    """A window parked, while what was booked of it before (if anything was) stays."""
+    kept = window.usage_record_id is not None
+    return SettledWindow(
+        window.id,
+        "parked",
+        reason,
+        f"{detail}; what was booked of this window before stays" if kept else detail,
+        usage_record_id=window.usage_record_id,
+        amount=window.amount,
+        scale=window.scale,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StandingWindow:
+    """What of a window is counted on a record."""
+
+    id: int
+    usage_record_id: int
+    window_end: datetime
+    amount: Fraction
 
 
 def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes, str]:
@@ -222,6 +248,30 @@ async def lock_booked(
     return [_pending(row) for row in rows]
 
 
+async def standing_on(
+    connection: AsyncConnection, usage_record_ids: Collection[int]
+) -> list[StandingWindow]:
+    """What stands on some locked records."""
+    rows = await connection.execute(
+        text(
+            """
+            select id, usage_record_id, window_end, amount_numerator, amount_denominator
+            from usage_windows where usage_record_id = any(cast(:records as bigint[]))
+            """
+        ),
+        {"records": list(usage_record_ids)},
+    )
+    return [
+        StandingWindow(
+            row.id,
+            row.usage_record_id,
+            row.window_end,
+            Fraction(int(row.amount_numerator), int(row.amount_denominator)),
+        )
+        for row in rows
+    ]
+
+
 def _pending(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
     return PendingWindow(
         row.id,
@@ -266,15 +316,20 @@ async def settle_windows(
                 usage_record_id = t.usage_record_id,
                 amount_numerator = t.numerator, amount_denominator = t.denominator,
                 scale_numerator = t.scale_numerator, scale_denominator = t.scale_denominator,
+                slipped_from = case when t.usage_record_id is not null
+                                    then coalesce(t.slipped_from, w.slipped_from) end,
+                slipped_to = case when t.usage_record_id is not null
+                                  then coalesce(t.slipped_to, w.slipped_to) end,
                 booked_at = case when t.state = 'booked' then cast(:now as timestamptz) end
             from unnest(
                 cast(:id as bigint[]), cast(:state as text[]), cast(:reason as text[]),
                 cast(:detail as text[]), cast(:retry_at as timestamptz[]),
                 cast(:usage_record_id as bigint[]), cast(:numerator as numeric[]),
                 cast(:denominator as numeric[]), cast(:scale_numerator as numeric[]),
-                cast(:scale_denominator as numeric[])
+                cast(:scale_denominator as numeric[]), cast(:slipped_from as timestamptz[]),
+                cast(:slipped_to as timestamptz[])
             ) as t (id, state, reason, detail, retry_at, usage_record_id, numerator, denominator,
-                    scale_numerator, scale_denominator)
+                    scale_numerator, scale_denominator, slipped_from, slipped_to)
             where w.id = t.id
             """
         ),
@@ -290,6 +345,8 @@ async def settle_windows(
             "denominator": [Decimal(w.amount.denominator) for w in settled],
             "scale_numerator": [w.scale and Decimal(w.scale.numerator) for w in settled],
             "scale_denominator": [w.scale and Decimal(w.scale.denominator) for w in settled],
+            "slipped_from": [w.slipped and w.slipped[0] for w in settled],
+            "slipped_to": [w.slipped and w.slipped[1] for w in settled],
         },
     )
 

@@ -10,6 +10,7 @@ class ParkReason(StrEnum):
     SUBJECT_CONTRADICTS = "subject_contradicts"
     NO_SUBJECT_MAPPING = "no_subject_mapping"
     NO_METER_MAPPING = "no_meter_mapping"
+    GROUP_UNMATCHED = "group_unmatched"
     AGGREGATION_UNSUPPORTED = "aggregation_unsupported"
     AGGREGATION_MISMATCH = "aggregation_mismatch"
     SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
@@ -18,7 +19,7 @@ class ParkReason(StrEnum):
     ITEM_AMBIGUOUS = "item_ambiguous"
     PRICE_LICENSED = "price_licensed"
     PRICE_HAS_BILLING_METER = "price_has_billing_meter"
-    BILLING_THRESHOLDS = "billing_thresholds"
+    NOT_ACROSS_GROUPS = "not_across_groups"
     PERIOD_CLOSED = "period_closed"
     PERIOD_NOT_OPEN = "period_not_open"
     OVERLAPS_WINDOW = "overlaps_window"
@@ -35,12 +36,17 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "Apply a mapping for this subject that is valid at the window's time."
     ),
     ParkReason.NO_METER_MAPPING: "Apply a mapping for this meter.",
+    ParkReason.GROUP_UNMATCHED: (
+        "The meter is split by group, and no entry takes these. Apply a mapping for them, or an "
+        "entry without `groups`, which takes the rest."
+    ),
     ParkReason.AGGREGATION_UNSUPPORTED: (
-        "Only SUM and COUNT meters can be added up from windows. Bill this meter through a SUM or "
-        "COUNT meter."
+        "AVG, MIN and UNIQUE_COUNT cannot be combined from windows. Set OPENMETER_API_URL and map "
+        "the meter with `whole_period: true`, or bill it through a SUM, COUNT or MAX meter."
     ),
     ParkReason.AGGREGATION_MISMATCH: (
-        "SUM and COUNT need a price with aggregate_usage=sum. Map the meter to such a price."
+        "SUM and COUNT need a price with aggregate_usage=sum, MAX one with max, LATEST one with "
+        "last_during_period or last_ever. Map the meter to such a price."
     ),
     ParkReason.SUBSCRIPTION_NOT_FOUND: (
         "Stripe knows no such subscription for this key. Check the id and whether the key is of "
@@ -57,12 +63,13 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "The price has moved to billing meters, which take no usage records. Map the meter to a "
         "legacy metered price, or send meter events for it."
     ),
-    ParkReason.BILLING_THRESHOLDS: (
-        "With billing thresholds Stripe refuses `set`. Remove the thresholds from subscription and "
-        "item; it is tried again by itself."
+    ParkReason.NOT_ACROSS_GROUPS: (
+        "The newest value, or a whole period's, cannot be combined over several groups, subjects "
+        "or meters. Give each a price of its own (`groups` in the meter mapping)."
     ),
     ParkReason.PERIOD_CLOSED: (
-        "Stripe takes no usage for a closed period. Bill it by hand (an invoice item)."
+        "Stripe takes no usage for a closed period. Bill it by hand (an invoice item), or map the "
+        "meter with `late: carry_forward` and release."
     ),
     ParkReason.PERIOD_NOT_OPEN: "Nothing: it is booked by itself when the period has begun.",
     ParkReason.OVERLAPS_WINDOW: (
@@ -90,7 +97,6 @@ STRIPE_SIDE: Final = frozenset(
         ParkReason.PRICE_LICENSED,
         ParkReason.PRICE_HAS_BILLING_METER,
         ParkReason.AGGREGATION_MISMATCH,
-        ParkReason.BILLING_THRESHOLDS,
         ParkReason.PERIOD_NOT_OPEN,
     }
 )

@@ -2,16 +2,24 @@
 
 Subject mapping valid at the window -> subscription snapshot -> the item whose price the meter
 mapping names. Whatever does not lead to exactly one billable item is parked under its own reason.
+
+A window that came after its period was closed is `Late`: its own period is looked up among those
+that are known, and `settle_late` says what becomes of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
+from typing import Final
 
+from app.mapping.aggregation import NEEDED, combination_of, misfit
 from app.mapping.models import (
+    Combination,
+    LatePolicy,
     MeterMapping,
+    RecordPer,
     Rounding,
     SnapshotItem,
     SubjectMapping,
@@ -19,9 +27,10 @@ from app.mapping.models import (
     TimestampRule,
 )
 from app.mapping.reasons import ParkReason
+from app.mapping.splitting import matching
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-ADDED_UP = frozenset({"SUM", "COUNT"})
+SECOND = timedelta(seconds=1)
 ENDED = frozenset({"canceled", "incomplete_expired"})
 # A period that should be open by now but is not in the snapshot: Stripe rolls periods over within
 # moments, and reads are rationed.
@@ -34,6 +43,14 @@ RETRY_NOT_OPEN = timedelta(seconds=15)
 # Stripe's side may be mended by hand. Each look costs a read per subscription; a changed snapshot
 # releases at once anyway.
 RETRY_STRIPE_SIDE = timedelta(hours=6)
+# Stripe's grace under `sum` is "a few minutes"; after this nothing is tried at the own timestamp.
+GRACE = timedelta(hours=1)
+# What is carried stands at the period's first second, and a record of the whole period at its next:
+# neither moves with the windows, and neither is ever in the future.
+CARRY_OFFSET: Final = 1
+WHOLE_PERIOD_OFFSET: Final = 2
+
+_BUCKETS: Final = {RecordPer.HOUR: 3600, RecordPer.DAY: 86_400}
 
 
 class WindowSource(StrEnum):
@@ -64,8 +81,33 @@ class WindowFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What the instance is set to. `queries`: OpenMeter's query API can be asked."""
+
+    snapshot_max_age: timedelta
+    late_policy: LatePolicy = LatePolicy.CARRY_FORWARD
+    queries: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A billing period of an item: after `start`, up to and including `end`."""
+
+    start: datetime
+    end: datetime
+
+    def takes(self, at: datetime) -> bool:
+        """Whether a record at this time belongs to it."""
+        return self.start < at <= self.end
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """Where a window is booked. `timestamp` in Unix seconds; the period's start is exclusive."""
+    """Where a window is booked. `timestamp` in Unix seconds; the period's start is exclusive.
+
+    `closed`: Stripe takes nothing more for this period, so that its records are carried or held.
+    `slipped`: the span of the window that lies in the period before and is billed in this one.
+    """
 
     subscription: str
     subscription_item: str
@@ -74,6 +116,11 @@ class Target:
     timestamp: int
     scale: Fraction
     rounding: Rounding
+    combination: Combination = Combination.SUM
+    late_policy: LatePolicy = LatePolicy.CARRY_FORWARD
+    increment: bool = False
+    closed: bool = False
+    slipped: tuple[datetime, datetime] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +139,43 @@ class NeedsSnapshot:
     subscription: str
 
 
-Resolution = Target | Parked | NeedsSnapshot
+@dataclass(frozen=True, slots=True)
+class InParts:
+    """The window straddles a period's boundary: its two parts are asked from OpenMeter."""
+
+    boundary: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WholePeriod:
+    """The window only says that the period's value has moved: that is asked from OpenMeter."""
+
+    period: Period
+    group_filter: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The item that bills a window, and by which mapping."""
+
+    subscription: str
+    item: SnapshotItem
+    mapping: MeterMapping
+    combination: Combination
+    late_policy: LatePolicy
+    increment: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The window's record, at `at`, lies before the item's current period."""
+
+    place: Place
+    at: datetime
+
+
+Booking = Target | InParts | WholePeriod | Parked
+Resolution = Booking | NeedsSnapshot | Late
 
 
 def record_timestamp(window_end: datetime, rule: TimestampRule) -> int:
@@ -101,7 +184,7 @@ def record_timestamp(window_end: datetime, rule: TimestampRule) -> int:
     `inside` is the last whole second in the half-open window, so that a window which ends with
     the billing period stays in that period.
     """
-    end = -((EPOCH - window_end) // timedelta(seconds=1))  # rounded up to a whole second
+    end = -((EPOCH - window_end) // SECOND)  # rounded up to a whole second
     return end - 1 if rule is TimestampRule.INSIDE else end
 
 
@@ -109,11 +192,6 @@ def message_fits(window: WindowFacts) -> Parked | None:
     """Whether the window, as its message tells it, can be billed at all; why not, if not."""
     if window.subject_contradicts:
         return Parked(ParkReason.SUBJECT_CONTRADICTS, "the row's subject is not the query's")
-    if window.aggregation not in ADDED_UP:
-        return Parked(
-            ParkReason.AGGREGATION_UNSUPPORTED,
-            f"aggregation {window.aggregation} cannot be added up from windows",
-        )
     return None
 
 
@@ -121,67 +199,194 @@ def resolve(
     window: WindowFacts,
     *,
     subjects: Sequence[SubjectMapping],
-    meter: MeterMapping | None,
+    meters: Sequence[MeterMapping],
     snapshots: Mapping[str, SubscriptionSnapshot],
+    rules: Rules,
     now: datetime,
-    snapshot_max_age: timedelta,
     just_read: bool = False,
 ) -> Resolution:
-    """Find the window's target, or say why there is none.
+    """Find where the window is booked, or say why that cannot be said.
 
     `just_read`: the snapshot was read for this very window, so a known one is not asked for again.
     Without that a Stripe whose answers take longer than they are good for is asked for ever.
     """
+    mapped = _mapped(window, subjects, meters)
+    if isinstance(mapped, Parked):
+        return mapped
+    subscription, mapping = mapped
+    snapshot = snapshots.get(subscription)
+    if snapshot is None:
+        return NeedsSnapshot(subscription)
+    age = timedelta(0) if just_read else now - snapshot.fetched_at
+    if age > rules.snapshot_max_age:
+        return NeedsSnapshot(subscription)
+    again = now + max(RETRY_STRIPE_SIDE, rules.snapshot_max_age)
+    item = billable_item(snapshot, mapping, again)
+    if isinstance(item, Parked):
+        return item
+    place = _place(window, snapshot, item, mapping, rules, again)
+    if isinstance(place, Parked):
+        return place
+    at = datetime.fromtimestamp(_own_second(window, mapping), UTC)
+    if at > item.period_end:
+        if age > REREAD_FOR_NEXT_PERIOD:
+            return NeedsSnapshot(subscription)
+        return Parked(
+            ParkReason.PERIOD_NOT_OPEN,
+            f"{at.isoformat()} is after the current period's end {item.period_end.isoformat()}",
+            max(at, now + max(RETRY_NOT_OPEN, (now - at) / 2)),
+        )
+    if at <= item.period_start:
+        if age > REREAD_FOR_OLD_WINDOW:
+            return NeedsSnapshot(subscription)
+        return Late(place, at)
+    return _booking(window, place, Period(item.period_start, item.period_end), rules)
+
+
+def settle_late(
+    window: WindowFacts, late: Late, known: Iterable[Period], rules: Rules, now: datetime
+) -> Booking:
+    """What becomes of a late window; `known` are the item's periods that have something booked.
+
+    Stripe has a short grace under `sum`: within it the record is tried at its own timestamp. Later,
+    or where nobody knows the window's period, it is booked there as closed, to be carried forward.
+    """
+    item = late.place.item
+    previous = []
+    if item.previous_start is not None and item.previous_end is not None:
+        previous.append(Period(item.previous_start, item.previous_end))
+    periods = [period for period in (*known, *previous) if period.takes(late.at)]
+    own = max(periods, key=lambda period: period.start, default=None)
+    added_up = late.place.combination is Combination.SUM
+    in_grace = added_up and own is not None and now < item.period_start + GRACE
+    carried = added_up and late.place.late_policy is LatePolicy.CARRY_FORWARD
+    if not (in_grace or carried):
+        return Parked(
+            ParkReason.PERIOD_CLOSED,
+            f"{late.at.isoformat()} is not after the current period's start "
+            f"{item.period_start.isoformat()}",
+        )
+    if own is None:
+        earliest = min([item.period_start, *(period.start for period in previous)])
+        own = Period(EPOCH, max(earliest, late.at))
+    return _booking(window, late.place, own, rules, closed=not in_grace)
+
+
+def _mapped(
+    window: WindowFacts, subjects: Sequence[SubjectMapping], meters: Sequence[MeterMapping]
+) -> tuple[str, MeterMapping] | Parked:
+    """The subscription that pays for the window and the mapping of its meter and group."""
     unfit = message_fits(window)
     if unfit is not None:
         return unfit
-    inside = window.window_end - timedelta(seconds=1)
+    inside = window.window_end - SECOND
     valid = [mapping for mapping in subjects if mapping.covers(inside)]
     if not valid:
         return Parked(
             ParkReason.NO_SUBJECT_MAPPING,
             "the subject has no mapping" if not subjects else "no mapping is valid at that time",
         )
-    if meter is None:
+    if not meters:
         return Parked(ParkReason.NO_METER_MAPPING, "the meter has no mapping")
-    subscription = valid[0].subscription
-    snapshot = snapshots.get(subscription)
-    if snapshot is None:
-        return NeedsSnapshot(subscription)
-    age = timedelta(0) if just_read else now - snapshot.fetched_at
-    if age > snapshot_max_age:
-        return NeedsSnapshot(subscription)
-    again = now + max(RETRY_STRIPE_SIDE, snapshot_max_age)
-    found = billable_item(snapshot, meter, again)
-    if isinstance(found, Parked):
-        return found
-    timestamp = record_timestamp(window.window_end, meter.timestamp_rule)
-    at = datetime.fromtimestamp(timestamp, UTC)
-    if at > found.period_end:
-        if age > REREAD_FOR_NEXT_PERIOD:
-            return NeedsSnapshot(subscription)
+    mapping = matching(meters, dict(window.group_by))
+    if mapping is None:
+        return Parked(ParkReason.GROUP_UNMATCHED, "no mapping of the meter takes these groups")
+    if mapping.whole_period and not mapping.group_filter and len(meters) > 1:
         return Parked(
-            ParkReason.PERIOD_NOT_OPEN,
-            f"{at.isoformat()} is after the current period's end {found.period_end.isoformat()}",
-            max(at, now + max(RETRY_NOT_OPEN, (now - at) / 2)),
+            ParkReason.AGGREGATION_UNSUPPORTED,
+            "a whole period cannot be asked for the groups that no other mapping takes",
         )
-    if at <= found.period_start:
-        if age > REREAD_FOR_OLD_WINDOW:
-            return NeedsSnapshot(subscription)
+    return valid[0].subscription, mapping
+
+
+def _place(
+    window: WindowFacts,
+    snapshot: SubscriptionSnapshot,
+    item: SnapshotItem,
+    mapping: MeterMapping,
+    rules: Rules,
+    again: datetime,
+) -> Place | Parked:
+    """Whether what the meter measures fits how the price combines it."""
+    if mapping.whole_period and not rules.queries:
         return Parked(
-            ParkReason.PERIOD_CLOSED,
-            f"{at.isoformat()} is not after the current period's start "
-            f"{found.period_start.isoformat()}",
+            ParkReason.AGGREGATION_UNSUPPORTED,
+            "a whole period must be asked from OpenMeter, and OPENMETER_API_URL is not set",
         )
-    return Target(
-        subscription,
-        found.id,
-        found.period_start,
-        found.period_end,
-        timestamp,
-        meter.scale,
-        meter.rounding,
+    if window.aggregation not in NEEDED and not mapping.whole_period:
+        return Parked(
+            ParkReason.AGGREGATION_UNSUPPORTED,
+            f"aggregation {window.aggregation} cannot be combined from windows",
+        )
+    combination = combination_of(item.aggregate_usage)
+    unfit = misfit(window.aggregation, item.aggregate_usage, whole_period=mapping.whole_period)
+    if combination is None or unfit is not None:
+        return Parked(ParkReason.AGGREGATION_MISMATCH, f"{item.price_id}: {unfit}", again)
+    return Place(
+        snapshot.subscription,
+        item,
+        mapping,
+        combination,
+        mapping.late_policy or rules.late_policy,
+        snapshot.billing_thresholds or item.billing_thresholds,
     )
+
+
+def _booking(
+    window: WindowFacts, place: Place, period: Period, rules: Rules, *, closed: bool = False
+) -> Booking:
+    """Where a window is booked whose period is found."""
+    mapping = place.mapping
+    if mapping.whole_period and window.source is not WindowSource.PERIOD:
+        return WholePeriod(period, mapping.group_filter)
+    own = _own_second(window, mapping)
+    slipped = None
+    if (
+        window.window_start < period.start
+        and window.source is not WindowSource.PERIOD
+        and window.record_at is None
+    ):
+        if rules.queries:
+            return InParts(period.start)
+        slipped = (window.window_start, period.start)
+    return Target(
+        place.subscription,
+        place.item.id,
+        period.start,
+        period.end,
+        own if window.record_at is not None else _record_second(own, period, place),
+        mapping.scale,
+        mapping.rounding,
+        place.combination,
+        place.late_policy,
+        place.increment,
+        closed,
+        slipped,
+    )
+
+
+def _own_second(window: WindowFacts, mapping: MeterMapping) -> int:
+    if window.record_at is not None:
+        return window.record_at
+    return record_timestamp(window.window_end, mapping.timestamp_rule)
+
+
+def _record_second(own: int, period: Period, place: Place) -> int:
+    """The second of the record that takes the window: its own, its bucket's or its period's."""
+    start = period_second(period.start)
+    if place.mapping.whole_period:
+        return start + WHOLE_PERIOD_OFFSET
+    if place.combination is Combination.LATEST:
+        return own  # the newest by timestamp counts, so none may stand at an older one
+    if place.mapping.record_per is RecordPer.PERIOD:
+        return start + WHOLE_PERIOD_OFFSET
+    bucket = _BUCKETS.get(place.mapping.record_per)
+    return own if bucket is None else max(own - own % bucket, start + CARRY_OFFSET)
+
+
+def period_second(start: datetime) -> int:
+    """A period's start in Unix seconds."""
+    return int((start - EPOCH) // SECOND)
 
 
 def billable_item(
@@ -209,12 +414,4 @@ def billable_item(
             f"{item.price_id} has the billing meter {item.billing_meter}",
             again,
         )
-    if item.aggregate_usage != "sum":
-        return Parked(
-            ParkReason.AGGREGATION_MISMATCH,
-            f"{item.price_id} has aggregate_usage {item.aggregate_usage}, the meter adds up",
-            again,
-        )
-    if snapshot.billing_thresholds or item.billing_thresholds:
-        return Parked(ParkReason.BILLING_THRESHOLDS, f"{name} has billing thresholds", again)
     return item

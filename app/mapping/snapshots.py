@@ -5,7 +5,7 @@ many windows need it, and shared: memory, then the database, then Stripe.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ CHANNEL = "meterbridge_snapshots"
 MEMORY_TTL = 60.0
 NEGATIVE_TTL = 1.0
 ALL = "*"
+PERIOD_BOUNDS = ("period_start", "period_end", "previous_start", "previous_end")
 
 
 def from_stripe(subscription: Subscription, fetched_at: datetime) -> SubscriptionSnapshot:
@@ -41,6 +42,13 @@ def from_stripe(subscription: Subscription, fetched_at: datetime) -> Subscriptio
         status=subscription.status,
         livemode=subscription.livemode,
         billing_thresholds=subscription.billing_thresholds,
+        cancel_at=(
+            None
+            if subscription.cancel_at is None
+            else datetime.fromtimestamp(subscription.cancel_at, UTC)
+        ),
+        cancel_at_period_end=subscription.cancel_at_period_end,
+        customer=subscription.customer,
         items=tuple(
             SnapshotItem(
                 item.id,
@@ -116,8 +124,7 @@ class Snapshots:
     async def _read_all(self, names: Sequence[str]) -> dict[str, SubscriptionSnapshot]:
         found = {}
         for name in names:
-            found[name] = await self._read(name)
-            await self._save(found[name])
+            found[name] = await self._save(await self._read(name))
             self._memory.put(name, found[name])
         return found
 
@@ -131,15 +138,19 @@ class Snapshots:
             found = {row.subscription: _from_body(row.fetched_at, row.body) for row in rows}
         return {name: snapshot for name, snapshot in found.items() if snapshot is not None}
 
-    async def _save(self, snapshot: SubscriptionSnapshot) -> None:
-        """Keep it, tell the replicas; if Stripe's side changed, release what waited for that."""
-        body = _to_body(snapshot)
+    async def _save(self, snapshot: SubscriptionSnapshot) -> SubscriptionSnapshot:
+        """Keep it, tell the replicas; if Stripe's side changed, release what waited for that.
+
+        Returns it with the periods that were seen before.
+        """
         async with transaction(self._engine) as connection:
             before = await connection.scalar(
                 select(subscription_snapshots.c.body)
                 .where(subscription_snapshots.c.subscription == snapshot.subscription)
                 .with_for_update()
             )
+            snapshot = _remembering(snapshot, before)
+            body = _to_body(snapshot)
             statement = insert(subscription_snapshots).values(
                 subscription=snapshot.subscription,
                 fetched_at=snapshot.fetched_at,
@@ -164,14 +175,41 @@ class Snapshots:
                 text("select pg_notify(:channel, :name)"),
                 {"channel": CHANNEL, "name": snapshot.subscription},
             )
+        return snapshot
+
+
+def _remembering(
+    snapshot: SubscriptionSnapshot, before: dict[str, Any] | None
+) -> SubscriptionSnapshot:
+    """The snapshot with the previous period of each item, as far as it was seen.
+
+    Stripe tells only the current one, and usage may still come for the one before.
+    """
+    earlier = _from_body(snapshot.fetched_at, before) if before else None
+    seen = {item.id: item for item in earlier.items} if earlier else {}
+    return replace(
+        snapshot,
+        items=tuple(_with_previous(item, seen.get(item.id)) for item in snapshot.items),
+    )
+
+
+def _with_previous(item: SnapshotItem, before: SnapshotItem | None) -> SnapshotItem:
+    if before is None:
+        return item
+    if before.period_start < item.period_start:
+        # It may have ended before its time: a threshold or an upgrade moves the anchor.
+        end = min(before.period_end, item.period_start)
+        return replace(item, previous_start=before.period_start, previous_end=end)
+    return replace(item, previous_start=before.previous_start, previous_end=before.previous_end)
 
 
 def _to_body(snapshot: SubscriptionSnapshot) -> dict[str, Any]:
     body = asdict(snapshot)
     del body["fetched_at"]
+    body["cancel_at"] = _seconds(body["cancel_at"])
     for item in body["items"]:
-        item["period_start"] = int(item["period_start"].timestamp())
-        item["period_end"] = int(item["period_end"].timestamp())
+        for name in PERIOD_BOUNDS:
+            item[name] = _seconds(item[name])
         item["price_metadata"] = dict(item["price_metadata"])
     body["items"] = list(body["items"])
     return body
@@ -188,14 +226,29 @@ def _from_body(fetched_at: datetime, body: dict[str, Any]) -> SubscriptionSnapsh
                     "price_metadata": tuple(sorted(item["price_metadata"].items())),
                     "period_start": datetime.fromtimestamp(item["period_start"], UTC),
                     "period_end": datetime.fromtimestamp(item["period_end"], UTC),
+                    "previous_start": _time(item.get("previous_start")),
+                    "previous_end": _time(item.get("previous_end")),
                 }
             )
             for item in body["items"]
         )
-        members = {**_known(SubscriptionSnapshot, body), "fetched_at": fetched_at, "items": items}
+        members = {
+            **_known(SubscriptionSnapshot, body),
+            "fetched_at": fetched_at,
+            "items": items,
+            "cancel_at": _time(body.get("cancel_at")),
+        }
         return SubscriptionSnapshot(**members)
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def _seconds(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp())
+
+
+def _time(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _known(kind: type[SnapshotItem | SubscriptionSnapshot], body: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Working:
             replica.engine,
             world.clock,
             replica.booker,
+            replica.carrier,
             replica.snapshots,
             on_booked=self._on_booked,
             on_read_failed=self._on_read_failed,

@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import pytest
 
+from app.ledger.periods import ItemPeriod
 from app.ledger.placing import Placed, rewrite
-from app.ledger.records import ItemPeriod, RecordKey, UsageRecord
+from app.ledger.records import RecordKey, UsageRecord
 from app.ledger.windows import PendingWindow
 from app.mapping.models import Rounding
 from app.mapping.resolve import WindowFacts

@@ -241,7 +241,7 @@ async def test_a_revision_that_cannot_be_added_up_is_parked_and_changes_nothing(
     await replica.book()
     await world.deliver(row(0, 7000), aggregation="AVG")
     await replica.book()
-    assert await world.parked() == {"aggregation_unsupported": 1}
+    assert await world.parked() == {"aggregation_mismatch": 1}
     assert await world.wanted() == {at(0): 9000}
     await world.deliver(row(0, 8000))
     await replica.book()

@@ -20,10 +20,13 @@ from app.inbox.delivery import Delivery
 from app.inbox.repository import DeliveryRepository
 from app.ledger import windows as facts
 from app.ledger.booker import Booker, Round
+from app.ledger.carrying import Carrier
+from app.ledger.successors import Successors
 from app.mapping.cached import CachedMappings
 from app.mapping.file import from_yaml, to_mappings
-from app.mapping.models import SubscriptionSnapshot
+from app.mapping.models import LatePolicy, SubscriptionSnapshot
 from app.mapping.repository import MappingRepository
+from app.mapping.resolve import Rules
 from app.mapping.snapshots import Snapshots
 from tests.mapping.stripe_side import HOUR, NOW, item, snapshot
 
@@ -88,6 +91,7 @@ class Replica:
     mappings: CachedMappings
     snapshots: Snapshots
     booker: Booker
+    carrier: Carrier
 
     async def read(self, subscriptions: Iterable[str]) -> None:
         """Read subscriptions and say that they are there, as the booking loop does."""
@@ -110,6 +114,7 @@ class World:
     """The database, the clock and Stripe; replicas are made by `replica`."""
 
     def __init__(self, url: URL, engine: AsyncEngine) -> None:
+        self.rules = Rules(MAX_AGE, late_policy=LatePolicy.HOLD)
         self.url = url
         self.engine = engine
         self.clock = ManualClock(NOW)
@@ -129,10 +134,11 @@ class World:
             stack.push_async_callback(lookups.dispose)
             cached = CachedMappings(MappingRepository(lookups), ttl=300, size=1000)
             snapshots = Snapshots(engine, self.stripe.read, lookups=lookups, size=1000)
-            booker = Booker(
-                engine, self.clock, cached, snapshots, linger=LINGER, snapshot_max_age=MAX_AGE
+            booker = Booker(engine, self.clock, cached, snapshots, linger=LINGER, rules=self.rules)
+            carrier = Carrier(
+                engine, self.clock, snapshots, Successors(lookups, cached), linger=LINGER
             )
-            yield Replica(engine, cached, snapshots, booker)
+            yield Replica(engine, cached, snapshots, booker, carrier)
 
     async def apply(self, file: str) -> None:
         """Apply a mapping file."""
@@ -221,6 +227,7 @@ class World:
     async def start_over(self) -> None:
         """Forget all windows and records; mappings and snapshots stay."""
         await self.run(
-            "truncate deliveries, usage_windows, usage_records, item_periods, attempts, "
+            "truncate deliveries, usage_windows, window_revisions, usage_series, carries, "
+            "usage_records, item_periods, attempts, "
             "subscription_lanes"
         )

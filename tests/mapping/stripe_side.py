@@ -61,9 +61,10 @@ def meter(
     scale: Fraction = Fraction(1),
     rounding: Rounding = Rounding.HALF_UP,
     rule: TimestampRule = TimestampRule.INSIDE,
+    **members: Any,
 ) -> MeterMapping:
     """A meter that price_1 bills."""
-    return MeterMapping(name, selector or price(), scale, rounding, rule)
+    return MeterMapping(name, selector or price(), scale, rounding, rule, **members)
 
 
 def span(

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from app.mapping.models import (
+    Combination,
+    LatePolicy,
     MeterMapping,
     PriceSelector,
+    RecordPer,
     Rounding,
     SubjectMapping,
     SubscriptionSnapshot,
@@ -18,13 +21,20 @@ from app.mapping.models import (
 )
 from app.mapping.reasons import ACTIONS, STRIPE_SIDE, ParkReason
 from app.mapping.resolve import (
+    Booking,
+    InParts,
+    Late,
     NeedsSnapshot,
     Parked,
-    Resolution,
+    Period,
+    Rules,
     Target,
+    WholePeriod,
     WindowFacts,
+    WindowSource,
     record_timestamp,
     resolve,
+    settle_late,
 )
 from tests.mapping.stripe_side import (
     HOUR,
@@ -48,6 +58,8 @@ WINDOW = WindowFacts(
 )
 MAX_AGE = timedelta(hours=1)
 AGAIN = NOW + timedelta(hours=6)
+HOLDING = Rules(MAX_AGE, late_policy=LatePolicy.HOLD)
+RULES = HOLDING
 
 
 def find(
@@ -55,25 +67,29 @@ def find(
     *,
     subjects: Sequence[SubjectMapping] = (span(),),
     mapped: MeterMapping | None = meter(),  # noqa: B008 - a frozen value
+    meters: Sequence[MeterMapping] | None = None,
+    rules: Rules = RULES,
+    known: Sequence[Period] = (),
     snapshots: Mapping[str, SubscriptionSnapshot] | None = None,
     now: datetime = NOW,
     just_read: bool = False,
     **members: Any,
-) -> Resolution:
-    """Resolve; `members` are those of the one snapshot."""
-    return resolve(
+) -> Booking | NeedsSnapshot:
+    """Resolve; `members` are those of the one snapshot, `known` the periods with usage."""
+    found = resolve(
         window,
         subjects=subjects,
-        meter=mapped,
+        meters=meters if meters is not None else [mapped] if mapped else [],
         snapshots={"sub_1": snapshot(**members)} if snapshots is None else snapshots,
+        rules=rules,
         now=now,
-        snapshot_max_age=MAX_AGE,
         just_read=just_read,
     )
+    return settle_late(window, found, known, rules, now) if isinstance(found, Late) else found
 
 
 def ending(at: datetime, **members: Any) -> WindowFacts:
-    return replace(WINDOW, window_end=at, **members)
+    return replace(WINDOW, **{"window_start": at - HOUR, "window_end": at, **members})
 
 
 def test_a_window_finds_its_record() -> None:
@@ -86,6 +102,7 @@ def test_a_window_finds_its_record() -> None:
         timestamp=int(WINDOW.window_end.timestamp()) - 1,
         scale=Fraction(1, 1000),
         rounding=Rounding.UP,
+        late_policy=LatePolicy.HOLD,
     )
 
 
@@ -96,7 +113,30 @@ PARKED: list[tuple[ParkReason, dict[str, Any], datetime | None]] = [
         None,
     ),
     (ParkReason.AGGREGATION_UNSUPPORTED, {"window": replace(WINDOW, aggregation="AVG")}, None),
-    (ParkReason.AGGREGATION_UNSUPPORTED, {"window": replace(WINDOW, aggregation="MAX")}, None),
+    (
+        ParkReason.AGGREGATION_UNSUPPORTED,
+        {"window": replace(WINDOW, aggregation="AVG"), "mapped": meter(whole_period=True)},
+        None,
+    ),
+    (
+        ParkReason.AGGREGATION_UNSUPPORTED,
+        {
+            "rules": replace(HOLDING, queries=True),
+            "meters": [meter(whole_period=True), meter(group_filter=(("model", "gpt-4"),))],
+        },
+        None,
+    ),
+    (ParkReason.AGGREGATION_MISMATCH, {"window": replace(WINDOW, aggregation="MAX")}, AGAIN),
+    (ParkReason.AGGREGATION_MISMATCH, {"window": replace(WINDOW, aggregation="LATEST")}, AGAIN),
+    (
+        ParkReason.AGGREGATION_MISMATCH,
+        {
+            "window": replace(WINDOW, aggregation="LATEST"),
+            "items": (item(aggregate_usage="max"),),
+        },
+        AGAIN,
+    ),
+    (ParkReason.GROUP_UNMATCHED, {"mapped": meter(group_filter=(("model", "gpt-4"),))}, None),
     (ParkReason.AGGREGATION_UNSUPPORTED, {"window": replace(WINDOW, aggregation="UNKNOWN")}, None),
     (ParkReason.AGGREGATION_UNSUPPORTED, {"window": replace(WINDOW, aggregation="")}, None),
     (ParkReason.NO_SUBJECT_MAPPING, {"subjects": ()}, None),
@@ -126,8 +166,6 @@ PARKED: list[tuple[ParkReason, dict[str, Any], datetime | None]] = [
     (ParkReason.AGGREGATION_MISMATCH, {"items": (item(aggregate_usage="max"),)}, AGAIN),
     (ParkReason.AGGREGATION_MISMATCH, {"items": (item(aggregate_usage="last_ever"),)}, AGAIN),
     (ParkReason.AGGREGATION_MISMATCH, {"items": (item(aggregate_usage=None),)}, AGAIN),
-    (ParkReason.BILLING_THRESHOLDS, {"billing_thresholds": True}, AGAIN),
-    (ParkReason.BILLING_THRESHOLDS, {"items": (item(billing_thresholds=True),)}, AGAIN),
     (ParkReason.PERIOD_CLOSED, {"window": ending(PERIOD_START)}, None),
     (ParkReason.PERIOD_NOT_OPEN, {"window": ending(PERIOD_END + HOUR)}, PERIOD_END + HOUR - SECOND),
 ]
@@ -144,8 +182,13 @@ def test_what_cannot_be_booked_is_parked_under_its_own_reason(
 
 
 def test_every_reason_is_reached_and_has_an_action() -> None:
-    # Not found by resolving: it is what booking says where an error of its own stopped it.
-    reached = {reason for reason, _, _ in PARKED} | {ParkReason.BOOKING_FAILED}
+    # Not found by resolving: what booking says of a window beside others, or of its own errors.
+    reached = {reason for reason, _, _ in PARKED} | {
+        ParkReason.BOOKING_FAILED,
+        ParkReason.NOT_ACROSS_GROUPS,
+        ParkReason.OVERLAPS_WINDOW,
+        ParkReason.NEEDS_APPROVAL,
+    }
     assert reached == set(ParkReason) == set(ACTIONS)
     assert all(ACTIONS.values())
 
@@ -160,7 +203,6 @@ def test_the_first_obstacle_in_the_order_of_resolving_is_told() -> None:
     nothing: dict[str, Any] = {"subjects": (), "mapped": None, "snapshots": {}}
     for window, kwargs, reason in [
         (suspect, nothing, ParkReason.SUBJECT_CONTRADICTS),
-        (replace(WINDOW, aggregation="AVG"), nothing, ParkReason.AGGREGATION_UNSUPPORTED),
         (WINDOW, nothing, ParkReason.NO_SUBJECT_MAPPING),
         (WINDOW, nothing | {"subjects": (span(),)}, ParkReason.NO_METER_MAPPING),
     ]:
@@ -343,3 +385,187 @@ TIMESTAMPS = [
 def test_a_records_second(window_end: str, inside: int, at_end: int) -> None:
     assert record_timestamp(end(window_end), TimestampRule.INSIDE) == inside
     assert record_timestamp(end(window_end), TimestampRule.WINDOW_END) == at_end
+
+
+PREVIOUS = Period(datetime(2026, 2, 1, tzinfo=UTC), PERIOD_START)
+CARRYING = replace(HOLDING, late_policy=LatePolicy.CARRY_FORWARD)
+IN_GRACE = PERIOD_START + timedelta(minutes=59)
+AFTER_GRACE = PERIOD_START + timedelta(hours=1)
+SEEN_BEFORE = item(previous_start=PREVIOUS.start, previous_end=PREVIOUS.end)
+LAST_HOUR = ending(PERIOD_START)
+LONG_AGO = ending(datetime(2025, 11, 5, tzinfo=UTC))
+UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+
+LATE: list[tuple[dict[str, Any], tuple[datetime, bool] | None]] = [
+    # what is known, and the start of the period it is booked in, and whether that is closed;
+    # None: parked as `period_closed`
+    ({"items": (SEEN_BEFORE,), "rules": CARRYING, "now": IN_GRACE}, (PREVIOUS.start, False)),
+    ({"items": (SEEN_BEFORE,), "rules": HOLDING, "now": IN_GRACE}, (PREVIOUS.start, False)),
+    ({"items": (SEEN_BEFORE,), "rules": CARRYING, "now": AFTER_GRACE}, (PREVIOUS.start, True)),
+    ({"items": (SEEN_BEFORE,), "rules": HOLDING, "now": AFTER_GRACE}, None),
+    ({"known": [PREVIOUS], "rules": CARRYING, "now": AFTER_GRACE}, (PREVIOUS.start, True)),
+    ({"known": [PREVIOUS], "rules": CARRYING, "now": IN_GRACE}, (PREVIOUS.start, False)),
+    ({"rules": CARRYING, "now": IN_GRACE}, (UNIX, True)),  # nobody knows its period: not tried
+    ({"rules": HOLDING, "now": IN_GRACE}, None),
+    ({"window": LONG_AGO, "known": [PREVIOUS], "rules": CARRYING}, (UNIX, True)),
+    (
+        {"rules": CARRYING, "mapped": meter(late_policy=LatePolicy.HOLD)},
+        None,
+    ),
+    (
+        {"rules": HOLDING, "mapped": meter(late_policy=LatePolicy.CARRY_FORWARD)},
+        (UNIX, True),
+    ),
+    (  # a maximum cannot be added to another period's
+        {
+            "window": replace(LAST_HOUR, aggregation="MAX"),
+            "items": (replace(SEEN_BEFORE, aggregate_usage="max"),),
+            "rules": CARRYING,
+            "now": IN_GRACE,
+        },
+        None,
+    ),
+    (  # an anchor that was moved leaves rows that overlap: the younger one counts
+        {
+            "known": [PREVIOUS, Period(datetime(2026, 2, 20, tzinfo=UTC), PERIOD_START)],
+            "rules": CARRYING,
+        },
+        (datetime(2026, 2, 20, tzinfo=UTC), True),
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "booked"), LATE)
+def test_late_usage_is_tried_carried_or_held(
+    case: dict[str, Any], booked: tuple[datetime, bool] | None
+) -> None:
+    now = case.get("now", NOW)
+    found = find(**{"window": LAST_HOUR, "fetched_at": now, **case})
+    if booked is None:
+        assert isinstance(found, Parked)
+        assert found.reason is ParkReason.PERIOD_CLOSED
+    else:
+        assert isinstance(found, Target)
+        assert (found.period_start, found.closed) == booked
+        assert found.timestamp == record_timestamp(
+            case.get("window", LAST_HOUR).window_end, TimestampRule.INSIDE
+        )
+
+
+MIDDAY = datetime(2026, 3, 10, 13, 7, 23, tzinfo=UTC)  # a subscription that began at an odd second
+
+
+@pytest.mark.parametrize(
+    ("record_per", "window_end", "expected"),
+    [
+        (RecordPer.WINDOW, MIDDAY + HOUR, MIDDAY + HOUR - SECOND),
+        (RecordPer.HOUR, MIDDAY + HOUR, datetime(2026, 3, 10, 14, tzinfo=UTC)),
+        # the bucket began before the period: its record stands at the period's first second
+        (RecordPer.HOUR, datetime(2026, 3, 10, 14, tzinfo=UTC), MIDDAY + SECOND),
+        (RecordPer.DAY, MIDDAY + HOUR, MIDDAY + SECOND),
+        (RecordPer.DAY, MIDDAY + 30 * HOUR, datetime(2026, 3, 11, tzinfo=UTC)),
+        # a window that ends with the day is that day's
+        (RecordPer.DAY, datetime(2026, 3, 12, tzinfo=UTC), datetime(2026, 3, 11, tzinfo=UTC)),
+        (RecordPer.PERIOD, MIDDAY + HOUR, MIDDAY + 2 * SECOND),
+        (RecordPer.PERIOD, MIDDAY + 300 * HOUR, MIDDAY + 2 * SECOND),
+    ],
+)
+def test_the_record_of_a_bucket_depends_on_the_bucket_and_the_period_alone(
+    record_per: RecordPer, window_end: datetime, expected: datetime
+) -> None:
+    found = find(
+        ending(window_end, window_start=window_end - SECOND),
+        mapped=meter(record_per=record_per),
+        items=(item(period_start=MIDDAY),),
+    )
+    assert isinstance(found, Target)
+    assert datetime.fromtimestamp(found.timestamp, UTC) == expected
+
+
+def test_under_latest_every_window_has_a_record_of_its_own() -> None:
+    """The newest by timestamp counts: a bucket's record would stand before it."""
+    found = find(
+        replace(WINDOW, aggregation="LATEST"),
+        mapped=meter(record_per=RecordPer.DAY),
+        items=(item(aggregate_usage="last_ever"),),
+    )
+    assert isinstance(found, Target)
+    assert found.timestamp == int(WINDOW.window_end.timestamp()) - 1
+    assert found.combination is Combination.LATEST
+
+
+STRADDLING = ending(PERIOD_START + timedelta(minutes=20))
+
+
+def test_a_window_over_the_boundary_is_asked_for_in_parts_or_slips() -> None:
+    parts = find(STRADDLING, rules=replace(HOLDING, queries=True))
+    assert parts == InParts(PERIOD_START)
+    whole = find(STRADDLING)
+    assert isinstance(whole, Target)
+    assert whole.period_start == PERIOD_START
+    assert whole.slipped == (STRADDLING.window_start, PERIOD_START)
+
+
+@pytest.mark.parametrize("start", [PERIOD_START, PERIOD_START + SECOND])
+def test_a_window_that_begins_with_the_period_does_not_straddle(start: datetime) -> None:
+    window = replace(STRADDLING, window_start=start)
+    found = find(window, rules=replace(HOLDING, queries=True))
+    assert isinstance(found, Target)
+    assert found.slipped is None
+
+
+def test_a_window_whose_record_is_fixed_is_booked_there() -> None:
+    at = int(PERIOD_END.timestamp()) - 180
+    window = ending(PERIOD_END, record_at=at, source=WindowSource.FLUSH)
+    found = find(window, mapped=meter(record_per=RecordPer.DAY))
+    assert isinstance(found, Target)
+    assert found.timestamp == at
+
+
+@pytest.mark.parametrize("aggregation", ["AVG", "MIN", "UNIQUE_COUNT", "SUM"])
+@pytest.mark.parametrize("aggregate_usage", ["sum", "max", "last_during_period", "last_ever"])
+def test_a_whole_period_is_asked_for_and_is_one_record(
+    aggregation: str, aggregate_usage: str
+) -> None:
+    model = (("model", "gpt-4"),)
+    known: dict[str, Any] = {
+        "mapped": meter(whole_period=True, group_filter=model),
+        "rules": replace(HOLDING, queries=True),
+        "items": (item(aggregate_usage=aggregate_usage),),
+    }
+    window = replace(WINDOW, aggregation=aggregation, group_by=model)
+    assert find(window, **known) == WholePeriod(Period(PERIOD_START, PERIOD_END), model)
+    whole = replace(
+        window,
+        source=WindowSource.PERIOD,
+        window_start=PERIOD_START,
+        window_end=PERIOD_END,
+    )
+    found = find(whole, **known)
+    assert isinstance(found, Target)
+    assert found.timestamp == int(PERIOD_START.timestamp()) + 2
+
+
+def test_a_split_meter_bills_each_group_by_its_own_price() -> None:
+    meters = [
+        meter(selector=price("price_gpt4"), group_filter=(("model", "gpt-4"),)),
+        meter(selector=price("price_rest")),
+    ]
+    items = (item("si_4", price_id="price_gpt4"), item("si_0", price_id="price_rest"))
+    for groups, expected in [
+        ((("model", "gpt-4"), ("region", "eu")), "si_4"),
+        ((("model", "gpt-3"),), "si_0"),
+        ((), "si_0"),
+    ]:
+        found = find(replace(WINDOW, group_by=groups), meters=meters, items=items)
+        assert isinstance(found, Target)
+        assert found.subscription_item == expected
+
+
+@pytest.mark.parametrize(
+    "members", [{"billing_thresholds": True}, {"items": (item(billing_thresholds=True),)}]
+)
+def test_with_billing_thresholds_records_are_incremented(members: dict[str, Any]) -> None:
+    found = find(**members)
+    assert isinstance(found, Target)
+    assert found.increment

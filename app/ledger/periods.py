@@ -1,0 +1,171 @@
+"""Item periods in the database: made where they are missing, locked, and written. SQL only."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.mapping.models import Combination, LatePolicy, Rounding
+from app.mapping.resolve import EPOCH, Period, Target
+
+
+class PeriodKey(NamedTuple):
+    """An item's billing period; the start is exclusive."""
+
+    subscription_item: str
+    period_start: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPeriod:
+    """A locked item period with its totals; these stay at zero unless records add up."""
+
+    id: int
+    exact: Fraction
+    rounded: int
+    rounding: Rounding
+    combination: Combination = Combination.SUM
+    late_policy: LatePolicy = LatePolicy.CARRY_FORWARD
+    closed: bool = False
+    series: bytes | None = None
+
+
+async def open_periods(
+    connection: AsyncConnection, targets: Iterable[Target], *, now: datetime
+) -> dict[PeriodKey, int]:
+    """Make the targets' item periods where they are missing. Returns their ids."""
+    wanted = {PeriodKey(t.subscription_item, t.period_start): t for t in targets}
+    if not wanted:
+        return {}
+    keys = sorted(wanted)
+    parameters = {
+        "items": [key.subscription_item for key in keys],
+        "starts": [key.period_start for key in keys],
+    }
+    await connection.execute(
+        text(
+            """
+            insert into item_periods (
+                subscription, subscription_item, period_start, period_end, rounding, combination,
+                late_policy, closed_at, exact_numerator, exact_denominator, rounded_total)
+            select t.subscription, t.item, t.start, t.finish, t.rounding, t.combination,
+                   t.late_policy, case when t.closed then cast(:now as timestamptz) end, 0, 1, 0
+            from unnest(cast(:subscriptions as text[]), cast(:items as text[]),
+                        cast(:starts as timestamptz[]), cast(:ends as timestamptz[]),
+                        cast(:roundings as text[]), cast(:combinations as text[]),
+                        cast(:late_policies as text[]), cast(:closed as boolean[]))
+                as t (subscription, item, start, finish, rounding, combination, late_policy, closed)
+            order by t.item, t.start
+            on conflict (subscription_item, period_start) do nothing
+            """
+        ),
+        parameters
+        | {
+            "now": now,
+            "ends": [wanted[key].period_end for key in keys],
+            "subscriptions": [wanted[key].subscription for key in keys],
+            "roundings": [wanted[key].rounding.value for key in keys],
+            "combinations": [wanted[key].combination.value for key in keys],
+            "late_policies": [wanted[key].late_policy.value for key in keys],
+            "closed": [wanted[key].closed for key in keys],
+        },
+    )
+    rows = await connection.execute(
+        text(
+            """
+            select p.id, p.subscription_item, p.period_start from item_periods p
+            join unnest(cast(:items as text[]), cast(:starts as timestamptz[])) as t (item, start)
+                on p.subscription_item = t.item and p.period_start = t.start
+            """
+        ),
+        parameters,
+    )
+    return {PeriodKey(row.subscription_item, row.period_start): row.id for row in rows}
+
+
+async def known_periods(
+    connection: AsyncConnection, subscription_items: Collection[str]
+) -> dict[str, list[Period]]:
+    """The periods of some items that have something booked, but for the lump before them all."""
+    rows = await connection.execute(
+        text(
+            """
+            select subscription_item, period_start, period_end from item_periods
+            where subscription_item = any(cast(:items as text[])) and period_start > :epoch
+            order by subscription_item, period_start
+            """
+        ),
+        {"items": sorted(subscription_items), "epoch": EPOCH},
+    )
+    found: dict[str, list[Period]] = defaultdict(list)
+    for row in rows:
+        found[row.subscription_item].append(Period(row.period_start, row.period_end))
+    return found
+
+
+async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dict[int, ItemPeriod]:
+    """Lock item periods, always in the order of their ids."""
+    rows = await connection.execute(
+        text(
+            """
+            select id, exact_numerator, exact_denominator, rounded_total, rounding, combination,
+                   late_policy, closed_at is not null as closed, series
+            from item_periods
+            where id = any(cast(:ids as bigint[])) order by id for update
+            """
+        ),
+        {"ids": sorted(ids)},
+    )
+    return {
+        row.id: ItemPeriod(
+            row.id,
+            Fraction(int(row.exact_numerator), int(row.exact_denominator)),
+            int(row.rounded_total),
+            Rounding(row.rounding),
+            Combination(row.combination),
+            LatePolicy(row.late_policy),
+            row.closed,
+            row.series,
+        )
+        for row in rows
+    }
+
+
+async def write_periods(
+    connection: AsyncConnection, periods: Sequence[ItemPeriod], *, now: datetime
+) -> None:
+    """Write locked item periods. What is closed stays closed."""
+    await connection.execute(
+        text(
+            """
+            update item_periods p set exact_numerator = t.numerator,
+                exact_denominator = t.denominator, rounded_total = t.rounded,
+                late_policy = t.late_policy, series = t.series,
+                closed_at = case when t.closed
+                                 then coalesce(p.closed_at, cast(:now as timestamptz))
+                                 else p.closed_at end
+            from unnest(cast(:id as bigint[]), cast(:numerator as numeric[]),
+                        cast(:denominator as numeric[]), cast(:rounded as numeric[]),
+                        cast(:late_policy as text[]), cast(:series as bytea[]),
+                        cast(:closed as boolean[]))
+                as t (id, numerator, denominator, rounded, late_policy, series, closed)
+            where p.id = t.id
+            """
+        ),
+        {
+            "now": now,
+            "id": [p.id for p in periods],
+            "numerator": [Decimal(p.exact.numerator) for p in periods],
+            "denominator": [Decimal(p.exact.denominator) for p in periods],
+            "rounded": [Decimal(p.rounded) for p in periods],
+            "late_policy": [p.late_policy.value for p in periods],
+            "series": [p.series for p in periods],
+            "closed": [p.closed for p in periods],
+        },
+    )
