@@ -238,6 +238,7 @@ def _workshop(
             timedelta(seconds=settings.snapshot_max_age),
             late_policy=LatePolicy(settings.late_policy),
         ),
+        approve_reductions_above=settings.approve_reductions_above,
     )
     carrier = Carrier(engine, clock, snapshots, Successors(lookups, cached), linger=linger)
     rebooker = Rebooker(engine, clock, snapshots)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Numeric,
@@ -335,6 +336,8 @@ usage_series = Table(
     Column("aggregation", Text, nullable=False),
     Column("newest_start", TIMESTAMPTZ, nullable=False),
     Column("newest_end", TIMESTAMPTZ, nullable=False),
+    # Of its windows: a search for those that overlap another one begins that much before it.
+    Column("longest", Interval, nullable=False, server_default=text("'1 day'")),
     Index("ix_usage_series_subject", "subject", "meter"),
 )
 

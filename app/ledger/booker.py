@@ -1,7 +1,8 @@
 """Step 2, book: deliveries -> usage windows -> the usage record each belongs to. One commit.
 
     claim received deliveries and pending windows          rows locked, nobody else has them
-    keep the windows (insert, revise, ignore what is older)
+    lock the windows' series, keep the windows (insert, revise) and their history
+    park what overlaps another window, and what takes away more than is let through unasked
     resolve them under the shared mapping lock             from what is known: no network here
     write totals, records, lanes and what became of each window
 
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -23,10 +25,13 @@ from app.clock import Clock
 from app.db import transaction
 from app.ledger import deliveries as received
 from app.ledger import windows as facts
+from app.ledger.approval import awaits_approval
 from app.ledger.deliveries import ClaimedDelivery
+from app.ledger.keeping import IncomingWindow, Kept, WindowKey, group_key, keep_windows
+from app.ledger.overlaps import admit
 from app.ledger.recording import PlaceMoved, record
 from app.ledger.resolving import BatchResolver
-from app.ledger.windows import IncomingWindow, PendingWindow, WindowKey
+from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import release_some
@@ -91,11 +96,13 @@ class Booker:
         *,
         linger: timedelta,
         rules: Rules,
+        approve_reductions_above: Decimal | None = None,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._resolver = BatchResolver(mappings, snapshots, rules)
         self._linger = linger
+        self._approve_reductions_above = approve_reductions_above
 
     async def book(self) -> Round:
         """Book one batch. Raises DatabaseUnavailable.
@@ -176,14 +183,18 @@ class Booker:
                 total_bytes=BYTES_PER_BATCH,
                 only=claim.only_delivery,
             )
-            pending = await _keep(connection, deliveries, now)
+            kept = await _keep(connection, deliveries, now)
+            pending = {window.id: window for window in kept.pending}
             for window in await facts.claim_pending(
                 connection, now=now, limit=claim.windows, only=claim.only_windows
             ):
                 pending.setdefault(window.id, window)
-            if not pending:
+            admitted = await admit(connection, list(pending.values()), locked=kept.series)
+            windows, unapproved = self._let_through(admitted.windows)
+            parked = [*admitted.parked, *unapproved]
+            if not windows and not parked:
                 return Round(len(deliveries))
-            batch = await self._resolver.resolve(connection, list(pending.values()), now)
+            batch = await self._resolver.resolve(connection, windows, now)
             booked = await record(
                 connection,
                 batch.targets,
@@ -191,15 +202,27 @@ class Booker:
                 now=now,
                 linger=self._linger,
             )
-            await facts.settle_windows(connection, [*batch.waiting, *booked], now=now)
-        parked = Counter(w.reason for w in batch.waiting if w.state == "parked" and w.reason)
-        return Round(len(deliveries), len(pending), batch.subscriptions, parked)
+            settled = [*parked, *batch.waiting, *booked]
+            await facts.settle_windows(connection, settled, now=now)
+        reasons = Counter(w.reason for w in settled if w.state == "parked" and w.reason)
+        looked_at = len(windows) + len(parked)
+        return Round(len(deliveries), looked_at, batch.subscriptions, reasons)
+
+    def _let_through(
+        self, windows: Sequence[PendingWindow]
+    ) -> tuple[list[PendingWindow], list[SettledWindow]]:
+        """Sort out the revisions that somebody has to approve."""
+        asked = {w.id: awaits_approval(w, above=self._approve_reductions_above) for w in windows}
+        return (
+            [window for window in windows if asked[window.id] is None],
+            [parked for parked in asked.values() if parked is not None],
+        )
 
 
 async def _keep(
     connection: AsyncConnection, deliveries: Sequence[ClaimedDelivery], now: datetime
-) -> dict[int, PendingWindow]:
-    """Store the windows of deliveries. Returns those that are to be booked, by id."""
+) -> Kept:
+    """Store the windows of deliveries."""
     incoming: list[IncomingWindow] = []
     sound: list[int] = []
     for delivery in deliveries:
@@ -213,20 +236,18 @@ async def _keep(
         if isinstance(report, UsageReport):
             incoming.extend(_incoming(delivery, report))
         sound.append(delivery.id)
-    kept, older = await facts.keep_windows(connection, incoming)
-    if older:
-        logger.info("%d windows were not newer than what is known: ignored", older)
+    kept = await keep_windows(connection, incoming, now=now)
+    if kept.older:
+        logger.info("%d windows were older than what is known: kept as history", kept.older)
     if sound:
         await received.settle_deliveries(connection, sound, state="booked", now=now)
-    return {window.id: window for window in kept}
+    return kept
 
 
 def _incoming(delivery: ClaimedDelivery, report: UsageReport) -> list[IncomingWindow]:
     windows = []
     for window in report.windows:
-        key, written = facts.group_key(
-            dict(window.group_by), contradicts=window.subject_contradicts
-        )
+        key, written = group_key(dict(window.group_by), contradicts=window.subject_contradicts)
         windows.append(
             IncomingWindow(
                 WindowKey(

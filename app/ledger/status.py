@@ -234,8 +234,9 @@ class StatusRepository:
     async def release_windows(self, *, reason: str | None, ids: Sequence[int]) -> int:
         """Have parked windows booked anew: those of a reason, or those named. Returns how many.
 
-        Whoever releases a row that contradicts its query vouches for it; whoever releases what
-        waits for Stripe says that Stripe was mended, so the subscriptions are read again.
+        Whoever releases a row that contradicts its query vouches for it, and a reduction that needs
+        approval is approved; whoever releases what waits for Stripe says that Stripe was mended, so
+        the subscriptions are read again.
         """
         named = {"reason": reason, "ids": list(ids)}
         async with transaction(self._engine) as connection:

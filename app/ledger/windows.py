@@ -1,50 +1,20 @@
-"""Usage windows in the database: keep, claim, settle. SQL only, in whole batches."""
+"""Usage windows in the database: claim, settle, wake. SQL only, in whole batches."""
 
-import hashlib
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ledger.deliveries import ClaimedDelivery
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolve import WindowFacts, WindowSource
 
 AWAITING_SNAPSHOT = "awaiting_snapshot"
-
-
-class WindowKey(NamedTuple):
-    """What makes a usage window one fact."""
-
-    meter: str
-    subject: str
-    group_key: bytes
-    window_start: datetime
-    window_end: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class IncomingWindow:
-    """One window as a delivery tells it."""
-
-    key: WindowKey
-    group_by: str  # JSON
-    aggregation: str
-    value: Decimal
-    subject_contradicts: bool
-    delivery: ClaimedDelivery
-
-    @property
-    def order(self) -> tuple[datetime, str]:
-        """The newest wins: by message time, then by id, so that arrival order decides nothing."""
-        return self.delivery.message_at, self.delivery.svix_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,89 +79,12 @@ class StandingWindow:
     amount: Fraction
 
 
-def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes, str]:
-    """A digest for the unique key, and the JSON it stands for.
-
-    A row whose subject contradicts its query is a fact of its own: it never revises a sound one.
-    """
-    written = json.dumps(dict(sorted(group_by.items())), ensure_ascii=False, separators=(",", ":"))
-    salt = b"contradicts:" if contradicts else b""
-    return hashlib.sha256(salt + written.encode()).digest()[:16], written
-
-
-_WINDOW_COLUMNS = """
+WINDOW_COLUMNS = """
     id, meter, subject, group_key, group_by, window_start, window_end, aggregation,
     subject_contradicts, source, record_at, value, revision, svix_id, message_at, state, reason,
     retry_at, usage_record_id, amount_numerator, amount_denominator, scale_numerator,
     scale_denominator, approved_revision, moving_from
 """
-
-_KEEP = text(
-    f"""
-    insert into usage_windows as w (
-        meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
-        subject_contradicts, delivery_id, svix_id, message_at, state)
-    select meter, subject, group_key, window_start, window_end, cast(group_by as jsonb),
-           aggregation, value, contradicts, delivery_id, svix_id, message_at, 'pending'
-    from unnest(
-        cast(:meter as text[]), cast(:subject as text[]), cast(:group_key as bytea[]),
-        cast(:window_start as timestamptz[]), cast(:window_end as timestamptz[]),
-        cast(:group_by as text[]), cast(:aggregation as text[]), cast(:value as numeric[]),
-        cast(:contradicts as boolean[]), cast(:delivery_id as bigint[]),
-        cast(:svix_id as text[]), cast(:message_at as timestamptz[])
-    ) as t (meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
-            contradicts, delivery_id, svix_id, message_at)
-    {KEY_ORDER}
-    on conflict (meter, subject, group_key, window_start, window_end) do update set
-        value = excluded.value,
-        aggregation = excluded.aggregation,
-        delivery_id = excluded.delivery_id,
-        svix_id = excluded.svix_id,
-        message_at = excluded.message_at,
-        revision = w.revision + (w.value <> excluded.value)::int,
-        state = case when w.value <> excluded.value or w.aggregation <> excluded.aggregation
-                     then 'pending' else w.state end,
-        retry_at = case when w.value <> excluded.value or w.aggregation <> excluded.aggregation
-                        then null else w.retry_at end
-    where (excluded.message_at, excluded.svix_id collate "C")
-        > (w.message_at, w.svix_id collate "C")  -- by code points, as `IncomingWindow.order`
-    returning {_WINDOW_COLUMNS}
-    """  # noqa: S608 - the columns are a constant of this module
-)
-
-
-async def keep_windows(
-    connection: AsyncConnection, windows: Iterable[IncomingWindow]
-) -> tuple[list[PendingWindow], int]:
-    """Insert or revise windows. Returns those to be booked, and how many were older than known."""
-    newest: dict[WindowKey, IncomingWindow] = {}
-    for window in windows:
-        held = newest.get(window.key)
-        if held is None or held.order < window.order:
-            newest[window.key] = window
-    if not newest:
-        return [], 0
-    kept = newest.values()
-    rows = (
-        await connection.execute(
-            _KEEP,
-            {
-                "meter": [w.key.meter for w in kept],
-                "subject": [w.key.subject for w in kept],
-                "group_key": [w.key.group_key for w in kept],
-                "window_start": [w.key.window_start for w in kept],
-                "window_end": [w.key.window_end for w in kept],
-                "group_by": [w.group_by for w in kept],
-                "aggregation": [w.aggregation for w in kept],
-                "value": [w.value for w in kept],
-                "contradicts": [w.subject_contradicts for w in kept],
-                "delivery_id": [w.delivery.id for w in kept],
-                "svix_id": [w.delivery.svix_id for w in kept],
-                "message_at": [w.delivery.message_at for w in kept],
-            },
-        )
-    ).all()
-    return [_pending(row) for row in rows if row.state == "pending"], len(newest) - len(rows)
 
 
 async def claim_pending(
@@ -201,7 +94,7 @@ async def claim_pending(
     rows = await connection.execute(
         text(
             f"""
-            select {_WINDOW_COLUMNS} from usage_windows
+            select {WINDOW_COLUMNS} from usage_windows
             where state = 'pending' and (retry_at is null or retry_at <= :now)
               and (cast(:only as bigint[]) is null or id = any(cast(:only as bigint[])))
             order by id limit :limit for update skip locked
@@ -210,7 +103,7 @@ async def claim_pending(
         {"now": now, "limit": limit, "only": None if only is None else list(only)},
     )
     return [
-        _pending(row, just_read=row.reason == AWAITING_SNAPSHOT and row.retry_at is None)
+        pending_window(row, just_read=row.reason == AWAITING_SNAPSHOT and row.retry_at is None)
         for row in rows
     ]
 
@@ -238,14 +131,14 @@ async def lock_booked(
     rows = await connection.execute(
         text(
             f"""
-            select {_WINDOW_COLUMNS} from usage_windows
+            select {WINDOW_COLUMNS} from usage_windows
             where usage_record_id = any(cast(:records as bigint[])) and state = 'booked'
             {KEY_ORDER} for update
             """  # noqa: S608 - the columns are a constant of this module
         ),
         {"records": list(usage_record_ids)},
     )
-    return [_pending(row) for row in rows]
+    return [pending_window(row) for row in rows]
 
 
 async def standing_on(
@@ -272,7 +165,8 @@ async def standing_on(
     ]
 
 
-def _pending(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
+def pending_window(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
+    """A row of `WINDOW_COLUMNS` as a pending window."""
     return PendingWindow(
         row.id,
         WindowFacts(

@@ -105,7 +105,8 @@ async def _release(
 async def release_named(connection: AsyncConnection, ids: Sequence[int], *, vouched: bool) -> None:
     """Release those of these windows that are parked.
 
-    `vouched`: an operator asked, who thereby vouches for rows that contradict their query.
+    `vouched`: an operator asked, who thereby vouches for rows that contradict their query, and
+    approves what a revision takes away: this revision, not those that may follow.
     """
     await connection.execute(
         text(
@@ -113,6 +114,8 @@ async def release_named(connection: AsyncConnection, ids: Sequence[int], *, vouc
             update usage_windows set state = 'pending', detail = null, retry_at = null,
                 subject_contradicts = subject_contradicts
                     and not (:vouched and reason = 'subject_contradicts'),
+                approved_revision = case when :vouched and reason = 'needs_approval'
+                                         then revision else approved_revision end,
                 reason = null
             where id in (
                 select id from usage_windows

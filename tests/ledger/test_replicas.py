@@ -11,6 +11,7 @@ from app.clock import ManualClock
 from app.db import transaction
 from app.errors import DatabaseUnavailable
 from app.ledger import windows as facts
+from app.ledger.keeping import group_key
 from app.ledger.rebooking import Rebooker
 from tests.ledger.world import Replica, World, at, row
 
@@ -96,7 +97,7 @@ async def test_rebooking_and_booking_take_windows_in_one_order(
 ) -> None:
     """The order of their key is not that in which they were made: two orders would be a circle."""
     groups = [str(n) for n in range(5)]
-    groups.sort(key=lambda n: facts.group_key({"n": n}, contradicts=False))
+    groups.sort(key=lambda n: group_key({"n": n}, contradicts=False))
     for n in reversed(groups):
         await world.deliver(row(0, 1, groupBy={"n": n}))
         await replica.book()

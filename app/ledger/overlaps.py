@@ -1,0 +1,162 @@
+"""Overlaps: of two windows of one series that share time only one is billed.
+
+An hourly and a daily sync on one meter tell the same usage twice. The window that was accepted
+first stays; one that overlaps it is parked, naming the other one. Looked at under the lock of the
+series, so that two replicas do not accept one each.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.ledger.series import SeriesKey, hold_free_series, measure_newest
+from app.ledger.windows import PendingWindow, SettledWindow
+from app.mapping.reasons import ParkReason
+from app.mapping.resolve import WindowSource
+
+
+@dataclass(frozen=True, slots=True)
+class OtherWindow:
+    """The window that another one overlaps. Its bounds are half-open."""
+
+    id: int
+    window_start: datetime
+    window_end: datetime
+    svix_id: str
+
+    def describe(self) -> str:
+        """As an operator reads it."""
+        return (
+            f"overlaps window {self.id} of {self.svix_id} "
+            f"({self.window_start.isoformat()} to {self.window_end.isoformat()})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Windows that may be booked, and those that are parked because they overlap one."""
+
+    windows: list[PendingWindow]
+    parked: list[SettledWindow]
+
+
+# No window is longer than its series' longest, so the search starts that much before: among the
+# windows of a year it looks at two or three. Of windows that wait, the one with the smaller id
+# counts; those of this batch are compared beside.
+_FIND = text(
+    """
+    select t.id as window_id, o.id, o.window_start, o.window_end, o.svix_id
+    from unnest(
+        cast(:id as bigint[]), cast(:meter as text[]), cast(:subject as text[]),
+        cast(:group_key as bytea[]), cast(:window_start as timestamptz[]),
+        cast(:window_end as timestamptz[])
+    ) as t (id, meter, subject, group_key, window_start, window_end)
+    left join usage_series s using (meter, subject, group_key)
+    cross join lateral (
+        select w.id, w.window_start, w.window_end, w.svix_id from usage_windows w
+        where w.meter = t.meter and w.subject = t.subject and w.group_key = t.group_key
+          and w.window_start > coalesce(t.window_start - s.longest, '-infinity')
+          and w.window_start < t.window_end and w.window_end > t.window_start
+          and w.id <> t.id and w.source = 'webhook' and not w.subject_contradicts
+          and not (w.state = 'parked' and w.reason = 'overlaps_window')
+          and not (w.state = 'pending' and w.usage_record_id is null
+                   and (w.id > t.id or w.id = any(cast(:id as bigint[]))))
+        order by w.window_start, w.window_end limit 1) o
+    """
+)
+
+
+async def admit(
+    connection: AsyncConnection, windows: Sequence[PendingWindow], *, locked: Collection[SeriesKey]
+) -> Admitted:
+    """Sort out locked windows that overlap another one; `locked` are series that are locked.
+
+    Windows whose series somebody else has are in neither list: they stay pending.
+    """
+    looked_at = [window for window in windows if _may_overlap(window)]
+    foreign = {series_of(window) for window in looked_at} - set(locked)
+    held = await hold_free_series(connection, foreign)
+    free = [w for w in looked_at if series_of(w) in locked or series_of(w) in held]
+    found = await find_overlaps(connection, free)
+    accepted = [window for window in free if window.id not in found]
+    # Their row was written as if all windows of this batch counted, and none that was released.
+    changed = {series_of(window) for window in free if window.id in found} | {
+        series_of(window)
+        for window in accepted
+        if (newest_end := held.get(series_of(window))) is not None
+        and window.facts.window_end > newest_end
+    }
+    await measure_newest(connection, changed, without=list(found))
+    let_in = {window.id for window in accepted}
+    return Admitted(
+        [w for w in windows if w.id in let_in or not _may_overlap(w)],
+        [
+            SettledWindow(id_, "parked", ParkReason.OVERLAPS_WINDOW, other.describe())
+            for id_, other in found.items()
+        ],
+    )
+
+
+def series_of(window: PendingWindow) -> SeriesKey:
+    """The series that a window belongs to."""
+    return SeriesKey(window.facts.meter, window.facts.subject, window.group_key)
+
+
+async def find_overlaps(
+    connection: AsyncConnection, windows: Sequence[PendingWindow]
+) -> dict[int, OtherWindow]:
+    """Windows of locked series that overlap an accepted one, by id, with that one.
+
+    Accepted is every other window from a delivery that is not itself parked for an overlap. Of
+    two windows given the one with the smaller id is accepted.
+    """
+    if not windows:
+        return {}
+    rows = await connection.execute(
+        _FIND,
+        {
+            "id": [w.id for w in windows],
+            "meter": [w.facts.meter for w in windows],
+            "subject": [w.facts.subject for w in windows],
+            "group_key": [w.group_key for w in windows],
+            "window_start": [w.facts.window_start for w in windows],
+            "window_end": [w.facts.window_end for w in windows],
+        },
+    )
+    found = {
+        row.window_id: OtherWindow(row.id, row.window_start, row.window_end, row.svix_id)
+        for row in rows
+    }
+    return found | overlaps_within(window for window in windows if window.id not in found)
+
+
+def overlaps_within(windows: Iterable[PendingWindow]) -> dict[int, OtherWindow]:
+    """Of windows that wait together: those that overlap one with a smaller id. Pure."""
+    accepted: dict[SeriesKey, list[tuple[datetime, OtherWindow]]] = defaultdict(list)
+    found: dict[int, OtherWindow] = {}
+    for window in sorted(windows, key=lambda w: w.id):
+        start, end = window.facts.window_start, window.facts.window_end
+        # Sorted, and none overlaps another: so only the neighbours can overlap this one.
+        beside = accepted[series_of(window)]
+        place = bisect_left(beside, start, key=lambda entry: entry[0])
+        if place > 0 and beside[place - 1][1].window_end > start:
+            found[window.id] = beside[place - 1][1]
+        elif place < len(beside) and beside[place][0] < end:
+            found[window.id] = beside[place][1]
+        else:
+            beside.insert(place, (start, OtherWindow(window.id, start, end, window.svix_id)))
+    return found
+
+
+def _may_overlap(window: PendingWindow) -> bool:
+    """What stands on a record was accepted; what contradicts its query is parked anyway."""
+    return (
+        window.usage_record_id is None
+        and window.facts.source is WindowSource.WEBHOOK
+        and not window.facts.subject_contradicts
+    )
