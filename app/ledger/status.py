@@ -62,13 +62,17 @@ class WindowRow:
     group_by: dict[str, str]
     window_start: datetime
     window_end: datetime
+    aggregation: str
     value: Decimal
+    source: str
     state: str
     reason: str | None
     detail: str | None
     svix_id: str
     revision: int
     usage_record_id: int | None
+    slipped_from: datetime | None
+    slipped_to: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,7 @@ class StatusRepository:
         reason: str | None,
         subject: str | None,
         meter: str | None,
+        record: int | None,
         after: int,
         limit: int,
     ) -> list[WindowRow]:
@@ -174,14 +179,16 @@ class StatusRepository:
             rows = await connection.execute(
                 text(
                     """
-                    select id, meter, subject, group_by, window_start, window_end, value, state,
-                           reason, detail, svix_id, revision, usage_record_id
+                    select id, meter, subject, group_by, window_start, window_end, aggregation,
+                           value, source, state, reason, detail, svix_id, revision,
+                           usage_record_id, slipped_from, slipped_to
                     from usage_windows
                     where id > :after
                       and (cast(:state as text) is null or state = :state)
                       and (cast(:reason as text) is null or reason = :reason)
                       and (cast(:subject as text) is null or subject = :subject)
                       and (cast(:meter as text) is null or meter = :meter)
+                      and (cast(:record as bigint) is null or usage_record_id = :record)
                     order by id limit :limit
                     """
                 ),
@@ -191,6 +198,7 @@ class StatusRepository:
                     "reason": reason,
                     "subject": subject,
                     "meter": meter,
+                    "record": record,
                     "limit": limit,
                 },
             )

@@ -1,7 +1,6 @@
 """What the ledger holds, for people: the summary, windows, records, and releases."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -12,6 +11,18 @@ from app.errors import DatabaseUnavailable, InvalidRequest, NotConfigured, Unaut
 from app.mapping.reasons import ACTIONS, ParkReason
 from app.routers.access import Built, require_admin
 from app.routers.problems import responses
+from app.routers.usage_views import (
+    DeliveryCounts,
+    LineView,
+    ReasonCount,
+    RecordCounts,
+    RecordPage,
+    RecordView,
+    SummaryView,
+    WindowCounts,
+    WindowPage,
+    WindowView,
+)
 
 router = APIRouter(
     prefix="/v1",
@@ -23,121 +34,6 @@ router = APIRouter(
 MAX_PAGE = 500
 # The largest whole number that every JSON parser keeps.
 MAX_ID = 2**53 - 1
-
-
-class ReasonCount(BaseModel):
-    """How many wait under a reason, and what releases them."""
-
-    reason: str = Field(examples=["no_subject_mapping"])
-    count: int
-    action: str = Field(examples=["Apply a mapping for this subject that is valid at that time."])
-
-
-class DeliveryCounts(BaseModel):
-    """Deliveries by state."""
-
-    received: int = Field(description="Accepted, not yet booked.")
-    booked: int
-    rejected: int = Field(description="Answered 422, kept for a resend.")
-    failed: int = Field(description="Could not be booked; see the log, then release.")
-
-
-class WindowCounts(BaseModel):
-    """Usage windows by state."""
-
-    pending: int = Field(description="To be booked, some after a read from Stripe.")
-    booked: int
-    parked: int
-
-
-class RecordCounts(BaseModel):
-    """Usage records by state."""
-
-    due: int = Field(description="Wanted and reported differ: to be sent.")
-    reported: int
-    held: int
-
-
-class LineView(BaseModel):
-    """Whether anything may be sent."""
-
-    stopped: bool
-    reason: str | None
-    detail: str | None
-    since: datetime | None
-    action: str | None
-
-
-class SummaryView(BaseModel):
-    """The whole way from delivery to Stripe, counted."""
-
-    drained: bool = Field(description="Nothing is left that the program could do by itself.")
-    deliveries: DeliveryCounts
-    windows: WindowCounts
-    parked: list[ReasonCount]
-    records: RecordCounts
-    held: list[ReasonCount]
-    oldest_unsent: datetime | None
-    line: LineView
-    received: dict[str, int] = Field(
-        description="Answers of this process's webhook endpoint since it started.",
-        examples=[{"accepted": 12, "duplicate": 1}],
-    )
-
-
-class WindowView(BaseModel):
-    """A usage window: one fact, and what became of it."""
-
-    id: int
-    meter: str
-    subject: str
-    group_by: dict[str, str]
-    window_start: datetime
-    window_end: datetime
-    value: Decimal
-    state: str
-    reason: str | None
-    detail: str | None
-    action: str | None
-    svix_id: str
-    revision: int
-    usage_record_id: int | None
-
-
-class RecordView(BaseModel):
-    """A usage record: what must stand at Stripe, and what does."""
-
-    id: int
-    subscription: str
-    subscription_item: str
-    timestamp: datetime
-    wanted_quantity: int
-    reported_quantity: int
-    state: str
-    reason: str | None
-    detail: str | None
-    action: str | None
-    due_at: datetime | None
-    revision: int
-    failures: int
-    in_doubt: bool = Field(
-        description="An attempt whose outcome Stripe did not tell may have counted: until it is "
-        "settled, Stripe may hold something else than `reported_quantity`."
-    )
-
-
-class WindowPage(BaseModel):
-    """A page of windows; `next_after` is null on the last."""
-
-    data: list[WindowView]
-    next_after: int | None
-
-
-class RecordPage(BaseModel):
-    """A page of records; `next_after` is null on the last."""
-
-    data: list[RecordView]
-    next_after: int | None
 
 
 class WindowRelease(BaseModel):
@@ -177,6 +73,7 @@ class Released(BaseModel):
 
 
 _After = Annotated[int, Query(ge=0, le=MAX_ID, description="The `next_after` of the last page.")]
+_Record = Annotated[int | None, Query(ge=1, le=MAX_ID, description="On this usage record.")]
 _Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Rows of a page.")]
 # NUL cannot be stored, so it cannot be found either.
 _Name = Annotated[str | None, Query(max_length=512, pattern=r"^[^\x00]*$")]
@@ -191,7 +88,7 @@ async def summary(built: Built) -> SummaryView:
     deliveries = DeliveryCounts(**_filled(DeliveryCounts, found.deliveries))
     records = RecordCounts(**_filled(RecordCounts, found.records))
     return SummaryView(
-        drained=deliveries.received == windows.pending == records.due == 0,
+        drained=deliveries.received == windows.pending == records.due == records.late == 0,
         deliveries=deliveries,
         windows=windows,
         parked=[
@@ -222,16 +119,23 @@ def _filled(model: type[BaseModel], counts: dict[str, int]) -> dict[str, int]:
 @router.get("/windows", summary="Usage windows")
 async def list_windows(
     built: Built,
-    state: Literal["pending", "booked", "parked"] | None = None,
+    state: Literal["pending", "booked", "parked", "covered"] | None = None,
     reason: _Name = None,
     subject: _Name = None,
     meter: _Name = None,
+    record: _Record = None,
     after: _After = 0,
     limit: _Limit = 100,
 ) -> WindowPage:
     """By id; parked ones say why, and what releases them."""
     rows = await built.status.windows(
-        state=state, reason=reason, subject=subject, meter=meter, after=after, limit=limit
+        state=state,
+        reason=reason,
+        subject=subject,
+        meter=meter,
+        record=record,
+        after=after,
+        limit=limit,
     )
     data = [
         WindowView(
@@ -241,7 +145,9 @@ async def list_windows(
             group_by=row.group_by,
             window_start=row.window_start,
             window_end=row.window_end,
+            aggregation=row.aggregation,
             value=row.value,
+            source=row.source,
             state=row.state,
             reason=row.reason,
             detail=row.detail,
@@ -251,6 +157,8 @@ async def list_windows(
             svix_id=row.svix_id,
             revision=row.revision,
             usage_record_id=row.usage_record_id,
+            slipped_from=row.slipped_from,
+            slipped_to=row.slipped_to,
         )
         for row in rows
     ]
@@ -260,7 +168,7 @@ async def list_windows(
 @router.get("/records", summary="Usage records")
 async def list_records(
     built: Built,
-    state: Literal["due", "reported", "held"] | None = None,
+    state: Literal["due", "reported", "late", "held"] | None = None,
     reason: _Name = None,
     subscription: _Name = None,
     after: _After = 0,
