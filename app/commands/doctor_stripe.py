@@ -13,6 +13,7 @@ from app.mapping.models import MeterMapping, SubjectMapping, SubscriptionSnapsho
 from app.mapping.reasons import ACTIONS, ParkReason
 from app.mapping.resolve import Parked, billable_item
 from app.mapping.snapshots import read_from_stripe
+from app.mapping.splitting import describe_name
 from app.stripe_client import DEFAULT_BASE_URL, STRIPE_VERSION, StripeClient, StripeError
 
 # Reads are rationed at Stripe: 500 for each transaction, averaged over 30 days.
@@ -151,7 +152,7 @@ def subscription_finding(
 ) -> Finding:
     """Whether usage of each mapped meter would pass: by the very rules of booking."""
     check = "subscription"
-    found = {meter.meter: billable_item(snapshot, meter, now) for meter in meters}
+    found = {describe_name(meter): billable_item(snapshot, meter, now) for meter in meters}
     billed = sorted(meter for meter, item in found.items() if not isinstance(item, Parked))
     parked = {meter: item for meter, item in sorted(found.items()) if isinstance(item, Parked)}
     faults = [p for p in parked.values() if p.reason is not ParkReason.ITEM_NOT_FOUND]

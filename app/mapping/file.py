@@ -18,7 +18,7 @@ subjects:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -119,10 +119,25 @@ def _meters(
         if len(faults) >= MAX_FAULTS:
             break
         others.append((position, mapping))
+    faults += _rests_of_whole_periods(found.values())
     return {
         name: tuple(sorted((mapping for _, mapping in held), key=lambda m: m.group_filter))
         for name, held in found.items()
     }
+
+
+def _rests_of_whole_periods(
+    meters: Iterable[Sequence[tuple[int, MeterMapping]]],
+) -> Iterable[Fault]:
+    """OpenMeter's query can be asked for groups, not for all groups but some."""
+    for entries in meters:
+        for position, mapping in entries:
+            if len(entries) > 1 and mapping.whole_period and not mapping.group_filter:
+                yield Fault(
+                    f"meters[{position}].whole_period",
+                    "what the other entries of this meter leave over cannot be queried: name the "
+                    "groups of this one, too",
+                )
 
 
 def _clashes(

@@ -10,7 +10,7 @@ from app.errors import Fault
 from app.mapping.aggregation import misfit
 from app.mapping.file import Mappings
 from app.mapping.models import MeterMapping, SnapshotItem
-from app.mapping.splitting import describe_filter
+from app.mapping.splitting import describe_filter, describe_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ def fit(before: Mappings, wanted: Mappings, seen: Seen) -> Fit:
             if stands:
                 notes += [_note(mapping, f"{message}; its usage is parked") for message in misfits]
             else:
-                faults += [Fault(_place(mapping), message) for message in misfits]
+                place = f"meter {describe_name(mapping)}"
+                faults += [Fault(place, message) for message in misfits]
     return Fit(tuple(faults), tuple(notes))
 
 
@@ -95,8 +96,3 @@ def _not_checked(aggregation: str | None, prices: Sequence[SnapshotItem]) -> str
 
 def _note(mapping: MeterMapping, message: str) -> MappingNote:
     return MappingNote(mapping.meter, describe_filter(mapping.group_filter), message)
-
-
-def _place(mapping: MeterMapping) -> str:
-    groups = describe_filter(mapping.group_filter)
-    return f"meter {mapping.meter}" + (f" ({groups})" if groups else "")

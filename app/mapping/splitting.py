@@ -39,3 +39,9 @@ def disjoint(one: Filter, other: Filter) -> bool:
 def describe_filter(group_filter: Filter) -> str:
     """The filter in words, for operators; empty where there is none."""
     return ", ".join(f"{name}={value}" for name, value in group_filter)
+
+
+def describe_name(mapping: MeterMapping) -> str:
+    """The meter, and the groups of it that the mapping is for."""
+    groups = describe_filter(mapping.group_filter)
+    return f"{mapping.meter} ({groups})" if groups else mapping.meter

@@ -1,6 +1,7 @@
 """The mapping file: what an operator may write, and what is said of everything else."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -14,8 +15,10 @@ from app.errors import InvalidMapping
 from app.mapping.entries import parse_scale
 from app.mapping.file import MappingFile, Mappings, from_yaml, to_mappings
 from app.mapping.models import (
+    LatePolicy,
     MeterMapping,
     PriceSelector,
+    RecordPer,
     Rounding,
     SubjectMapping,
     TimestampRule,
@@ -68,6 +71,95 @@ def test_the_whole_file() -> None:
             "Kunde № 2": (SubjectMapping("Kunde № 2", "sub_1"),),
         },
     )
+
+
+def test_a_meter_split_by_group() -> None:
+    split = read(
+        """
+        meters:
+          - {meter: tokens, price: price_rest, late: carry_forward}
+          - {meter: tokens, price: price_4, groups: {type: input, model: gpt-4}, record_per: day}
+          - {meter: tokens, price: price_3, groups: {model: gpt-3}, scale: 1/1000, late: hold}
+          - {meter: tokens, price: price_0, groups: {model: ""}, whole_period: true,
+             record_per: period}
+        """
+    ).meters["tokens"]
+    assert split == (
+        MeterMapping(
+            "tokens",
+            PriceSelector(ids=frozenset({"price_rest"})),
+            late_policy=LatePolicy.CARRY_FORWARD,
+        ),
+        MeterMapping(
+            "tokens",
+            PriceSelector(ids=frozenset({"price_0"})),
+            group_filter=(("model", ""),),
+            record_per=RecordPer.PERIOD,
+            whole_period=True,
+        ),
+        MeterMapping(
+            "tokens",
+            PriceSelector(ids=frozenset({"price_3"})),
+            Fraction(1, 1000),
+            group_filter=(("model", "gpt-3"),),
+            late_policy=LatePolicy.HOLD,
+        ),
+        MeterMapping(
+            "tokens",
+            PriceSelector(ids=frozenset({"price_4"})),
+            group_filter=(("model", "gpt-4"), ("type", "input")),
+            record_per=RecordPer.DAY,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "mapping"),
+    [
+        ("whole_period: true", {"whole_period": True}),
+        ("whole_period: false", {}),
+        ("whole_period: true, record_per: period", {"record_per": "period", "whole_period": True}),
+        ("whole_period: true, record_per: window", {"whole_period": True}),
+        ("record_per: window", {}),
+        ("record_per: hour", {"record_per": "hour"}),
+        ("late: hold", {"late_policy": "hold"}),
+        ("late: carry_forward", {"late_policy": "carry_forward"}),
+    ],
+)
+def test_what_a_meter_may_say_of_its_records(written: str, mapping: dict[str, Any]) -> None:
+    (found,) = read(f"meters: [{{meter: m, price: p, {written}}}]").meters["m"]
+    plain = MeterMapping("m", PriceSelector(ids=frozenset({"p"})))
+    assert found == replace(plain, **mapping)
+
+
+@pytest.mark.parametrize(("flag", "taken"), [(True, True), (False, True), (1, False), (0, False)])
+def test_a_flag_in_json_is_a_boolean(flag: object, taken: bool) -> None:
+    body = json.dumps({"meters": [{"meter": "m", "price": "p", "whole_period": flag}]})
+    if taken:
+        (found,) = to_mappings(MappingFile.model_validate_json(body)).meters["m"]
+        assert found.whole_period is flag
+    else:
+        with pytest.raises(ValidationError, match="must be true or false"):
+            MappingFile.model_validate_json(body)
+
+
+def test_a_filter_of_the_largest_size_is_taken() -> None:
+    groups = {f"{n:0250}": "v" for n in range(7)} | {"ü": "v" * 234}
+    assert sum(len((name + value).encode()) for name, value in groups.items()) == 1_993
+    entry = {"meter": "m", "price": "p", "groups": groups}
+    (found,) = to_mappings(MappingFile.model_validate({"meters": [entry]})).meters["m"]
+    assert dict(found.group_filter) == groups
+
+
+def test_a_meter_is_split_as_far_as_it_may_be() -> None:
+    entries = [
+        {"meter": "m", "price": "p", "groups": {"model": str(number)}} for number in range(501)
+    ]
+    file = MappingFile.model_validate({"meters": entries[:500]})
+    assert len(to_mappings(file).meters["m"]) == 500
+    with pytest.raises(InvalidMapping) as caught:
+        to_mappings(MappingFile.model_validate({"meters": entries}))
+    assert [fault.path for fault in caught.value.faults] == ["meters[500].meter"]
 
 
 SELECTORS = [

@@ -10,7 +10,13 @@ def read(text: str) -> None:
     to_mappings(from_yaml(text))
 
 
+def groups(count: int, value: str) -> str:
+    return "{" + ", ".join(f"g{number}: {value}" for number in range(count)) + "}"
+
+
+ENTRY = "{meter: m, price: p"
 METER = "meters: [{{meter: m, price: p, {}}}]"
+SPLIT = "meters: [{{meter: m, price: p, groups: {}}}, {{meter: m, price: q, groups: {}}}]"
 PRICE = "meters: [{{meter: m, {}}}]"
 SUBJECT = "subjects: [{{subject: s, subscription: sub, {}}}]"
 SHOUT = "SECRET"
@@ -106,6 +112,45 @@ BAD = [
     (PRICE.format("metadata: {a: [SECRET]}"), "meters[0].price.metadata.a"),
     (PRICE.format("lookup_key: a, metadata: {a: b}"), "meters[0].price"),
     (PRICE.format("price: a, lookup_key: SECRET"), "meters[0].lookup_key"),
+    # groups
+    (METER.format("groups: SECRET"), "meters[0].groups"),
+    (METER.format("groups: {}"), "meters[0].groups"),
+    (METER.format("groups: [SECRET]"), "meters[0].groups"),
+    (METER.format("groups:"), "meters[0].groups"),
+    (METER.format("groups: {model: [SECRET]}"), "meters[0].groups.model"),
+    (METER.format("groups: {model: {a: SECRET}}"), "meters[0].groups.model"),
+    (METER.format("groups: {'': SECRET}"), "meters[0].groups..[key]"),
+    (METER.format('groups: {model: "SECRET\\0"}'), "meters[0].groups.model"),
+    (METER.format('groups: {model: "SECRET\\ud800"}'), "meters[0].groups.model"),
+    (METER.format(f"groups: {{model: {'S' * 501}}}"), "meters[0].groups.model"),
+    (METER.format(f"groups: {groups(9, 'a')}"), "meters[0].groups"),
+    (METER.format(f"groups: {groups(4, 'ü' * 250)}"), "meters[0].groups"),
+    # what two entries would both take
+    (SPLIT.format("{model: SECRET}", "{model: SECRET}"), "meters[1].groups"),
+    (SPLIT.format("{model: SECRET}", "{region: SECRET}"), "meters[1].groups"),
+    (SPLIT.format("{model: SECRET}", "{region: SECRET, model: SECRET}"), "meters[1].groups"),
+    (SPLIT.format("{model: SECRET, region: eu}", "{region: eu}"), "meters[1].groups"),
+    (f"meters: [{ENTRY}, groups: {{a: b}}}}, {ENTRY}}}, {ENTRY}}}]", "meters[2].meter"),
+    # records
+    (METER.format("record_per: SECRET"), "meters[0].record_per"),
+    (METER.format("record_per: minute"), "meters[0].record_per"),
+    (METER.format("late: SECRET"), "meters[0].late"),
+    (METER.format("late: ''"), "meters[0].late"),
+    (METER.format("late_policy: hold"), "meters[0].late_policy"),
+    *[
+        (METER.format(f"whole_period: {flag}"), "meters[0].whole_period")
+        for flag in ("SECRET", "yes", "on", "1", "True", "''", "[true]")
+    ],
+    (METER.format("whole_period: true, record_per: hour"), "meters[0].record_per"),
+    (METER.format("whole_period: true, record_per: day"), "meters[0].record_per"),
+    (
+        METER.format("groups: {a: b}, whole_period: true, record_per: day"),
+        "meters[0].record_per",
+    ),
+    (
+        "meters: [{meter: m, price: p, whole_period: true}, {meter: m, price: q, groups: {a: b}}]",
+        "meters[0].whole_period",
+    ),
     # subjects
     ("subjects: [{subscription: sub}]", "subjects[0].subject"),
     ("subjects: [{subject: s}]", "subjects[0].subscription"),
@@ -139,6 +184,31 @@ def test_many_faults_are_told_up_to_twenty() -> None:
     with pytest.raises(InvalidMapping) as caught:
         read(f"subjects: [{', '.join(['{subject: s, subscription: a}'] * 50)}]")
     assert len(caught.value.faults) == 20
+
+
+def test_a_split_that_is_wrong_throughout_is_told_up_to_twenty_times() -> None:
+    entries = ", ".join(f"{ENTRY}, groups: {{g{number}: a}}}}" for number in range(60))
+    with pytest.raises(InvalidMapping) as caught:
+        read(f"meters: [{entries}]")
+    assert [fault.path for fault in caught.value.faults] == [
+        f"meters[{number}].groups" for number in range(1, 21)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("meters: [{meter: m, price: p}, {meter: m, price: q}]", "give one a filter `groups`"),
+        (SPLIT.format("{a: b}", "{c: d}"), "name one group in both, with different values"),
+        (SPLIT.format("{a: b}", "{a: b}"), "those of meters[0] again"),
+        (METER.format("whole_period: true, record_per: day"), "leave record_per out"),
+    ],
+)
+def test_a_refusal_of_the_mapping_says_what_to_do(text: str, advice: str) -> None:
+    with pytest.raises(InvalidMapping) as caught:
+        read(text)
+    (fault,) = caught.value.faults
+    assert advice in fault.message
 
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

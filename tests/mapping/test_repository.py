@@ -35,8 +35,8 @@ EVERYTHING = Mappings(
         "calls": (meter("calls", selector=price("price_1", "price_2")),),
         "requests": (meter("requests", selector=PriceSelector(lookup_key="requests")),),
         "split": (
-            replace(meter("split"), whole_period=True),
-            replace(meter("split"), group_filter=(("model", ""),), record_per=RecordPer.HOUR),
+            replace(meter("split"), record_per=RecordPer.HOUR),
+            replace(meter("split"), group_filter=(("model", ""),), whole_period=True),
             replace(
                 meter("split", selector=price("price_2")),
                 group_filter=(("model", "gpt-4 №"), ("region", "eu")),
