@@ -37,8 +37,8 @@ def fits(aggregation: str, combination: Combination | None, *, whole_period: boo
     """
     if combination is None:
         return False
-    if whole_period:
-        return aggregation in NEEDED or aggregation in WHOLE_PERIOD_ONLY
+    if aggregation in WHOLE_PERIOD_ONLY:
+        return whole_period
     return NEEDED.get(aggregation) is combination
 
 
@@ -56,9 +56,9 @@ def misfit(aggregation: str, aggregate_usage: str | None, *, whole_period: bool)
 def _needs(aggregation: str, *, whole_period: bool) -> str:
     if aggregation not in NEEDED and aggregation not in WHOLE_PERIOD_ONLY:
         return "is none that can be billed"
-    if whole_period:
-        return "needs " + " or ".join(COMBINATIONS)
     if aggregation in WHOLE_PERIOD_ONLY:
+        if whole_period:
+            return "needs " + " or ".join(COMBINATIONS)
         return "needs whole_period: true in its mapping"
     fitting = [name for name, made in COMBINATIONS.items() if made is NEEDED[aggregation]]
     return "needs " + " or ".join(fitting)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
-from app.mapping.aggregation import NEEDED, combination_of, misfit
+from app.mapping.aggregation import NEEDED, WHOLE_PERIOD_ONLY, combination_of, misfit
 from app.mapping.models import (
     Combination,
     LatePolicy,
@@ -291,7 +291,7 @@ def _mapped(
     mapping = matching(meters, dict(window.group_by))
     if mapping is None:
         return Parked(ParkReason.GROUP_UNMATCHED, "no mapping of the meter takes these groups")
-    if mapping.whole_period and not mapping.group_filter and len(meters) > 1:
+    if asked_whole(window, mapping) and not mapping.group_filter and len(meters) > 1:
         return Parked(
             ParkReason.AGGREGATION_UNSUPPORTED,
             "a whole period cannot be asked for the groups that no other mapping takes",
@@ -308,16 +308,17 @@ def _place(
     again: datetime,
 ) -> Place | Parked:
     """Whether what the meter measures fits how the price combines it."""
-    if mapping.whole_period and not rules.queries:
-        return Parked(
-            ParkReason.AGGREGATION_UNSUPPORTED,
-            "a whole period must be asked from OpenMeter, and OPENMETER_API_URL is not set",
-        )
-    if window.aggregation not in NEEDED and not mapping.whole_period:
-        return Parked(
-            ParkReason.AGGREGATION_UNSUPPORTED,
-            f"aggregation {window.aggregation} cannot be combined from windows",
-        )
+    if window.aggregation not in NEEDED:
+        if not mapping.whole_period:
+            return Parked(
+                ParkReason.AGGREGATION_UNSUPPORTED,
+                f"aggregation {window.aggregation} cannot be combined from windows",
+            )
+        if not rules.queries:
+            return Parked(
+                ParkReason.AGGREGATION_UNSUPPORTED,
+                "a whole period must be asked from OpenMeter, and OPENMETER_API_URL is not set",
+            )
     combination = combination_of(item.aggregate_usage)
     unfit = misfit(window.aggregation, item.aggregate_usage, whole_period=mapping.whole_period)
     if combination is None or unfit is not None:
@@ -337,9 +338,8 @@ def _booking(
 ) -> Booking:
     """Where a window is booked whose period is found."""
     mapping = place.mapping
-    if mapping.whole_period and window.source is not WindowSource.PERIOD:
+    if asked_whole(window, mapping) and window.source is not WindowSource.PERIOD:
         return WholePeriod(period, mapping.group_filter)
-    own = _own_second(window, mapping)
     slipped = None
     if (
         window.window_start < period.start
@@ -354,7 +354,7 @@ def _booking(
         place.item.id,
         period.start,
         period.end,
-        own if window.record_at is not None else _record_second(own, period, place),
+        _record_second(window, period, place),
         mapping.scale,
         mapping.rounding,
         place.combination,
@@ -371,11 +371,23 @@ def _own_second(window: WindowFacts, mapping: MeterMapping) -> int:
     return record_timestamp(window.window_end, mapping.timestamp_rule)
 
 
-def _record_second(own: int, period: Period, place: Place) -> int:
+def asked_whole(window: WindowFacts, mapping: MeterMapping) -> bool:
+    """Whether the period's value is asked from OpenMeter: windows never tell it.
+
+    What can be combined from windows is, whatever the mapping says: so a mapping that is changed
+    in mid-period never counts windows beside the whole.
+    """
+    return mapping.whole_period and window.aggregation in WHOLE_PERIOD_ONLY
+
+
+def _record_second(window: WindowFacts, period: Period, place: Place) -> int:
     """The second of the record that takes the window: its own, its bucket's or its period's."""
     start = period_second(period.start)
-    if place.mapping.whole_period:
+    if window.source is WindowSource.PERIOD:
         return start + WHOLE_PERIOD_OFFSET
+    own = _own_second(window, place.mapping)
+    if window.record_at is not None:
+        return own
     if place.combination is Combination.LATEST:
         return own  # the newest by timestamp counts, so none may stand at an older one
     if place.mapping.record_per is RecordPer.PERIOD:
