@@ -240,7 +240,14 @@ def _workshop(
         ),
         approve_reductions_above=settings.approve_reductions_above,
     )
-    carrier = Carrier(engine, clock, snapshots, Successors(lookups, cached), linger=linger)
+    carrier = Carrier(
+        engine,
+        clock,
+        snapshots,
+        Successors(lookups, cached),
+        linger=linger,
+        late_policy=LatePolicy(settings.late_policy),
+    )
     rebooker = Rebooker(engine, clock, snapshots)
 
     async def resolve(record: ClaimedRecord, reason: HoldReason) -> None:

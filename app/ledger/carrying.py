@@ -10,24 +10,25 @@ Where the policy is `hold`, or the price does not add up, the record is held as 
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from fractions import Fraction
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
 from app.db import transaction
+from app.ledger import late_records as late_store
 from app.ledger import periods as period_store
 from app.ledger import records as store
+from app.ledger.late_records import Carry, LatePeriod
 from app.ledger.periods import PeriodKey
 from app.ledger.placing import changed_record
 from app.ledger.records import NewRecord, RecordKey, UsageRecord
-from app.ledger.successors import Successors
-from app.mapping.models import Combination, LatePolicy, Rounding, SnapshotItem, SubscriptionSnapshot
+from app.ledger.successors import Successors, successor
+from app.mapping.models import Combination, LatePolicy, SnapshotItem, SubscriptionSnapshot
 from app.mapping.resolve import CARRY_OFFSET, ENDED, Target, period_second
 from app.mapping.snapshots import Snapshots
 
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 RECORDS_AT_ONCE = 500
 # A subscription that cannot be read, or whose next period is not there yet, is looked at again.
 LOOK_AGAIN = timedelta(seconds=10)
+UNFORESEEN_RETRY = timedelta(hours=1)
+# What a defect of ours, or a value nobody foresaw, raises. An unavailable database is neither.
+UNFORESEEN = (ValueError, TypeError, LookupError, ArithmeticError, SQLAlchemyError)
 PERIOD_CLOSED = "period_closed"
 CREDIT_DUE = "credit_due"
 OUTCOME_IN_DOUBT = "outcome_in_doubt"
@@ -47,19 +51,6 @@ class Carried:
 
     records: int = 0
     subscriptions: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class LatePeriod:
-    """A closed item period and its late records, in the order of their ids."""
-
-    id: int
-    subscription: str
-    subscription_item: str
-    combination: Combination
-    late_policy: LatePolicy
-    rounding: Rounding
-    records: tuple[int, ...]
 
 
 def carried_quantity(wanted: int, reported: int, carried_there: int) -> int:
@@ -81,146 +72,173 @@ class Carrier:
         successors: Successors,
         *,
         linger: timedelta,
+        late_policy: LatePolicy,
     ) -> None:
+        """`late_policy`: of meters whose mapping says none."""
         self._engine = engine
         self._clock = clock
         self._snapshots = snapshots
         self._successors = successors
         self._linger = linger
+        self._late_policy = late_policy
 
     async def carry(self) -> Carried:
         """Carry or hold some late records. Raises DatabaseUnavailable."""
         now = self._clock.now()
         async with transaction(self._engine) as connection:
-            late = await _late_periods(connection, now)
+            late = await late_store.late_periods(connection, now, limit=RECORDS_AT_ONCE)
         if not late:
             return Carried()
         snapshots = await self._snapshots.known(sorted({period.subscription for period in late}))
         done = 0
         needed: set[str] = set()
         for period in late:
-            if period.late_policy is LatePolicy.HOLD or period.combination is not Combination.SUM:
-                done += await self._hold(period)
-                continue
             snapshot = snapshots.get(period.subscription)
-            overdue = timedelta(0) if snapshot is None else _overdue(snapshot, now)
-            if snapshot is None or overdue:
-                needed.add(period.subscription)
-                await self._postpone(period, now + max(LOOK_AGAIN, overdue / 2))
+            try:
+                settled = await self._settle(period, snapshot, now)
+            except UNFORESEEN:
+                # One period that cannot be carried must not keep the others, or the booking.
+                logger.exception("item period %d could not be carried; later again", period.id)
+                await self._postpone(period, now + UNFORESEEN_RETRY)
                 continue
-            item = await self._successors.find(period.subscription_item, snapshot, period.records)
-            if item is None:
-                done += await self._hold(period)
+            if settled is None:
+                needed.add(period.subscription)
+                overdue = timedelta(0) if snapshot is None else _overdue(snapshot, now)
+                await self._postpone(period, now + max(LOOK_AGAIN, overdue / 2))
             else:
-                increment = snapshot.billing_thresholds or item.billing_thresholds
-                done += await self._carry(period, item, increment=increment)
+                done += settled
         return Carried(done, frozenset(needed))
+
+    async def _settle(
+        self, period: LatePeriod, snapshot: SubscriptionSnapshot | None, now: datetime
+    ) -> int | None:
+        """Carry or hold; how many records. None: the subscription must be read first."""
+        mapping = await self._successors.mapping(period.records)
+        policy = period.late_policy  # of what was booked last, where it is mapped no more
+        if mapping is not None:
+            policy = mapping.late_policy or self._late_policy
+        if policy is LatePolicy.HOLD or period.combination is not Combination.SUM:
+            return await self._hold(period)
+        if snapshot is None or _overdue(snapshot, now):
+            return None
+        item = successor(period.subscription_item, snapshot, mapping)
+        if item is None:
+            return await self._hold(period)
+        increment = snapshot.billing_thresholds or item.billing_thresholds
+        return await self._carry(period, item, increment=increment)
 
     async def _postpone(self, period: LatePeriod, until: datetime) -> None:
         async with transaction(self._engine) as connection:
-            await connection.execute(
-                text(
-                    "update usage_records set due_at = :until "
-                    "where id = any(cast(:ids as bigint[])) and state = 'late'"
-                ),
-                {"until": until, "ids": list(period.records)},
-            )
+            await late_store.postpone(connection, period, until)
 
     async def _hold(self, period: LatePeriod) -> int:
         """Hold the records of a period whose difference is not carried."""
         async with transaction(self._engine) as connection:
             await period_store.lock_periods(connection, [period.id])
             await store.lock_lanes(connection, [period.subscription], due_at=None)
-            records = await _lock_late(connection, period.records)
-            held = [_held(record, PERIOD_CLOSED, _owed(record)) for record in records]
-            if held:
-                await store.write_records(connection, held)
-        _log(held)
-        return len(held)
+            records = await late_store.lock_late(connection, period.records)
+            settled = [_settled(record, PERIOD_CLOSED) for record in records]
+            if settled:
+                await store.write_records(connection, settled)
+        _log(settled)
+        return len(settled)
 
-    async def _carry(self, period: LatePeriod, item: SnapshotItem, *, increment: bool) -> int:
-        """Carry the differences of a period's late records to the item's current period."""
+    async def _carry(
+        self, period: LatePeriod, item: SnapshotItem, *, increment: bool
+    ) -> int | None:
+        """Carry the differences of a period's late records to the item's current period.
+
+        None where that is closed, too: the snapshot is older than that.
+        """
         now = self._clock.now()
         target = _carry_target(period, item, increment=increment)
         key = RecordKey(item.id, target.timestamp)
         async with transaction(self._engine) as connection:
             opened = await period_store.open_periods(connection, [target], now=now)
             here = opened[PeriodKey(item.id, item.period_start)]
-            await period_store.lock_periods(connection, {period.id, here})
+            locked = await period_store.lock_periods(connection, {period.id, here})
+            if here == period.id or locked[here].closed:
+                return None
             await store.lock_lanes(connection, [period.subscription], due_at=now + self._linger)
-            late = await _lock_late(connection, period.records)
-            if not late:
-                return 0
-            await store.add_records(
-                connection,
-                [NewRecord(key, period.subscription, here, late[-1].svix_id, increment)],
-            )
-            (there,) = await store.lock_records(connection, [key])
-            homes, carries = _carry_all(late, there)
-            await store.write_records(connection, homes)
+            late = await late_store.lock_late(connection, period.records)
+            found = await store.lock_records(connection, [key])
+            if any(there.item_period_id != here for there in found):
+                # The period was moved under a record that stands at its second.
+                homes = [_settled(record, PERIOD_CLOSED) for record in late]
+                carries: list[Carry] = []
+            else:
+                homes, carries = carry_all(late, sum(there.carried for there in found))
+            if homes:
+                await store.write_records(connection, homes)
             if carries:
-                moved = sum(quantity for _, quantity in carries)
-                after = replace(there, carried=there.carried + moved)
-                await store.write_records(
-                    connection,
-                    [
-                        changed_record(
-                            after,
-                            there.wanted + moved,
-                            late[-1].svix_id,
-                            closed=False,
-                            now=now,
-                            linger=self._linger,
-                        )
-                    ],
+                svix_id = max(carries, key=lambda carry: carry.home.id).home.svix_id
+                new = NewRecord(key, period.subscription, here, svix_id, increment)
+                await store.add_records(connection, [new])
+                (there,) = await store.lock_records(connection, [key])
+                moved = sum(carry.quantity for carry in carries)
+                after = changed_record(
+                    replace(there, carried=there.carried + moved),
+                    there.wanted + moved,
+                    svix_id,
+                    closed=False,
+                    now=now,
+                    linger=self._linger,
                 )
-                await _write_carries(connection, carries, there.id, now)
-        _log([home for home in homes if home.state == "held"])
-        logger.info(
-            "%d units of %s carried forward to %s",
-            sum(quantity for _, quantity in carries),
-            period.subscription_item,
-            item.period_start.isoformat(),
-        )
+                await store.write_records(connection, [after])
+                await late_store.write_carries(connection, carries, there.id, now)
+        _log(homes)
+        if carries:
+            logger.info(
+                "%d units of %s carried forward to %s",
+                sum(carry.quantity for carry in carries),
+                period.subscription_item,
+                item.period_start.isoformat(),
+            )
         return len(homes)
 
 
-def _carry_all(
-    late: Iterable[UsageRecord], there: UsageRecord
-) -> tuple[list[UsageRecord], list[tuple[UsageRecord, int]]]:
-    """The home records after carrying, and each with what was carried from it. Pure."""
+def carry_all(
+    late: Iterable[UsageRecord], carried_there: int
+) -> tuple[list[UsageRecord], list[Carry]]:
+    """The home records after carrying, and each with what was carried from it. Pure.
+
+    Those that carry most come first: what is taken back may come out of what they bring.
+    """
     homes: list[UsageRecord] = []
-    carries: list[tuple[UsageRecord, int]] = []
-    carried_there = there.carried
-    for record in late:
-        if record.doubtful:
-            homes.append(_held(record, OUTCOME_IN_DOUBT, None))
-            continue
-        quantity = carried_quantity(record.wanted, record.reported, carried_there)
+    carries: list[Carry] = []
+    for record in sorted(late, key=lambda record: (record.reported - record.wanted, record.id)):
+        quantity = 0
+        if not record.doubtful:
+            quantity = carried_quantity(record.wanted, record.reported, carried_there)
         carried_there += quantity
         if quantity:
-            carries.append((record, quantity))
+            carries.append(Carry(record, quantity))
         home = replace(record, wanted=record.wanted - quantity, carried=record.carried - quantity)
-        if home.wanted == home.reported:
-            homes.append(replace(home, state="reported", due_at=None, unsent_since=None))
-        else:
-            homes.append(_held(home, CREDIT_DUE, _owed(home)))
+        homes.append(_settled(home, CREDIT_DUE))
     return homes, carries
 
 
-def _held(record: UsageRecord, reason: str, detail: str | None) -> UsageRecord:
-    return replace(record, state="held", reason=reason, detail=detail, due_at=None)
+def _settled(record: UsageRecord, reason: str) -> UsageRecord:
+    """The record as reported where Stripe holds what is wanted, else held for the reason."""
+    if record.doubtful:
+        return replace(record, state="held", reason=OUTCOME_IN_DOUBT, detail=None, due_at=None)
+    if record.wanted == record.reported:
+        return replace(record, state="reported", due_at=None, unsent_since=None)
+    return replace(record, state="held", reason=reason, detail=_owed(record), due_at=None)
 
 
 def _owed(record: UsageRecord) -> str:
     difference = record.wanted - record.reported
-    what = "more than Stripe took" if difference > 0 else "were billed too much"
-    return f"{abs(difference)} units {what}"
+    what = "more than Stripe took" if difference > 0 else "billed too much"
+    return f"{abs(difference)} unit{'' if abs(difference) == 1 else 's'} {what}"
 
 
-def _log(held: Iterable[UsageRecord]) -> None:
-    for record in held:
-        logger.warning("usage record %d is held: %s (%s)", record.id, record.reason, record.detail)
+def _log(settled: Iterable[UsageRecord]) -> None:
+    for record in settled:
+        if record.state == "held":
+            logger.warning(
+                "usage record %d is held: %s (%s)", record.id, record.reason, record.detail
+            )
 
 
 def _overdue(snapshot: SubscriptionSnapshot, now: datetime) -> timedelta:
@@ -242,63 +260,4 @@ def _carry_target(period: LatePeriod, item: SnapshotItem, *, increment: bool) ->
         Combination.SUM,
         period.late_policy,
         increment,
-    )
-
-
-async def _late_periods(connection: AsyncConnection, now: datetime) -> list[LatePeriod]:
-    rows = await connection.execute(
-        text(
-            """
-            select p.id, p.subscription, p.subscription_item, p.combination, p.late_policy,
-                   p.rounding, array_agg(r.id order by r.id) as records
-            from (select id, item_period_id from usage_records
-                  where state = 'late' and due_at <= :now order by due_at, id limit :limit) r
-            join item_periods p on p.id = r.item_period_id
-            group by p.id order by p.id
-            """
-        ),
-        {"now": now, "limit": RECORDS_AT_ONCE},
-    )
-    return [
-        LatePeriod(
-            row.id,
-            row.subscription,
-            row.subscription_item,
-            Combination(row.combination),
-            LatePolicy(row.late_policy),
-            Rounding(row.rounding),
-            tuple(row.records),
-        )
-        for row in rows
-    ]
-
-
-async def _lock_late(connection: AsyncConnection, ids: Sequence[int]) -> list[UsageRecord]:
-    """Lock those of some records that are still late and owe no answer."""
-    records = await store.lock_records_by_id(connection, ids)
-    return [record for record in records if record.state == "late" and not record.unsettled]
-
-
-async def _write_carries(
-    connection: AsyncConnection,
-    carries: Sequence[tuple[UsageRecord, int]],
-    to_record_id: int,
-    now: datetime,
-) -> None:
-    await connection.execute(
-        text(
-            """
-            insert into carries (from_record_id, to_record_id, quantity, svix_id, carried_at)
-            select t.record, :to_record, t.quantity, t.svix_id, :now
-            from unnest(cast(:records as bigint[]), cast(:quantities as numeric[]),
-                        cast(:svix_ids as text[])) as t (record, quantity, svix_id)
-            """
-        ),
-        {
-            "to_record": to_record_id,
-            "now": now,
-            "records": [record.id for record, _ in carries],
-            "quantities": [Decimal(quantity) for _, quantity in carries],
-            "svix_ids": [record.svix_id for record, _ in carries],
-        },
     )

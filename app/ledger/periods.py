@@ -146,15 +146,15 @@ async def write_periods(
             """
             update item_periods p set exact_numerator = t.numerator,
                 exact_denominator = t.denominator, rounded_total = t.rounded,
-                late_policy = t.late_policy, series = t.series,
+                rounding = t.rounding, late_policy = t.late_policy, series = t.series,
                 closed_at = case when t.closed
                                  then coalesce(p.closed_at, cast(:now as timestamptz))
                                  else p.closed_at end
             from unnest(cast(:id as bigint[]), cast(:numerator as numeric[]),
                         cast(:denominator as numeric[]), cast(:rounded as numeric[]),
-                        cast(:late_policy as text[]), cast(:series as bytea[]),
-                        cast(:closed as boolean[]))
-                as t (id, numerator, denominator, rounded, late_policy, series, closed)
+                        cast(:rounding as text[]), cast(:late_policy as text[]),
+                        cast(:series as bytea[]), cast(:closed as boolean[]))
+                as t (id, numerator, denominator, rounded, rounding, late_policy, series, closed)
             where p.id = t.id
             """
         ),
@@ -164,6 +164,7 @@ async def write_periods(
             "numerator": [Decimal(p.exact.numerator) for p in periods],
             "denominator": [Decimal(p.exact.denominator) for p in periods],
             "rounded": [Decimal(p.rounded) for p in periods],
+            "rounding": [p.rounding.value for p in periods],
             "late_policy": [p.late_policy.value for p in periods],
             "series": [p.series for p in periods],
             "closed": [p.closed for p in periods],

@@ -92,6 +92,8 @@ def rewrite(
         quantities = _each_by_itself(period, ordered, beside)
     behind = _newest_by_record(ordered)
     newest = max(behind.values())
+    # Under `latest` a zero says something: without it, what came before would be the newest.
+    zero_counts = period.combination is Combination.LATEST
     changed = [
         changed_record(
             held[timestamp],
@@ -100,9 +102,10 @@ def rewrite(
             closed=period.closed,
             now=now,
             linger=linger,
+            zero_counts=zero_counts,
         )
         for timestamp, quantity in quantities.items()
-        if quantity != held[timestamp].booked
+        if quantity != held[timestamp].booked or (zero_counts and held[timestamp].revision == 0)
     ]
     return Rewritten(after, changed, missing)
 
@@ -149,12 +152,16 @@ def changed_record(
     closed: bool,
     now: datetime,
     linger: timedelta,
+    zero_counts: bool = False,
 ) -> UsageRecord:
     """The record with another wanted quantity: another revision, and due unless it is held.
 
     In a closed period it is not sent any more, but late: its difference is carried or held.
+    `zero_counts`: a record that was never sent does not stand for zero.
     """
     equal = wanted == record.reported and not record.unsettled and not record.doubtful
+    if zero_counts and (record.revision == 0 or record.unsent_since is not None):
+        equal = False
     inside = datetime.fromtimestamp(record.key.timestamp, now.tzinfo) + FUTURE_MARGIN
     since = None if equal else record.unsent_since or max(now, inside)
     state = "reported" if equal else _state(record, closed=closed)

@@ -111,6 +111,10 @@ class Rebooker:
                 return  # it was taken up again meanwhile, and that answer decides
             windows = [w for w in windows if _never_sent(records.get(w.usage_record_id or 0))]
             if not (gone and any(w.usage_record_id == record_id for w in windows)):
+                if gone and record.carried > 0 and record.state == "due" and _never_sent(record):
+                    # What was carried here has no windows to book anew: it is carried on.
+                    await store.write_records(connection, [replace(record, state="late")])
+                    return
                 await _hold(connection, record_id, OUTCOME_IN_DOUBT if record.doubtful else reason)
                 return
             emptied = [
@@ -131,7 +135,7 @@ class Rebooker:
                 given += [other for other in others if other.id not in known]
                 result = rewrite(period, given, emptied, now=now, linger=timedelta(0))
             await period_store.write_periods(connection, [result.period], now=now)
-            await store.write_records(connection, result.records)
+            await store.write_records(connection, [_emptied(r) for r in result.records])
             await facts.settle_windows(
                 connection, [SettledWindow(window.id, "pending") for window in windows], now=now
             )
@@ -199,6 +203,13 @@ def _never_sent(record: UsageRecord | None) -> bool:
     return (
         record is not None and record.reported == 0 and not record.unsettled and not record.doubtful
     )
+
+
+def _emptied(record: UsageRecord) -> UsageRecord:
+    """Of what was never sent nothing stands at Stripe, a zero neither: there is nothing to send."""
+    if record.wanted or not _never_sent(record):
+        return record
+    return replace(record, state="reported", due_at=None, unsent_since=None)
 
 
 async def _unsent_beside(connection: AsyncConnection, place: RecordPlace) -> list[int]:

@@ -107,8 +107,17 @@ async def record(
 
 
 def _as_booked_now(period: ItemPeriod, target: Target) -> ItemPeriod:
-    """The late policy is that of what is booked last; what is closed stays closed."""
-    return replace(period, late_policy=target.late_policy, closed=period.closed or target.closed)
+    """The late policy is that of what is booked last; what is closed stays closed.
+
+    The rounding is that of what is booked first: a carry may have made the period before that.
+    """
+    untouched = period.combination is Combination.SUM and not (period.exact or period.rounded)
+    return replace(
+        period,
+        late_policy=target.late_policy,
+        closed=period.closed or target.closed,
+        rounding=target.rounding if untouched else period.rounding,
+    )
 
 
 def _refuse_misfits(

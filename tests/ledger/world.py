@@ -136,7 +136,12 @@ class World:
             snapshots = Snapshots(engine, self.stripe.read, lookups=lookups, size=1000)
             booker = Booker(engine, self.clock, cached, snapshots, linger=LINGER, rules=self.rules)
             carrier = Carrier(
-                engine, self.clock, snapshots, Successors(lookups, cached), linger=LINGER
+                engine,
+                self.clock,
+                snapshots,
+                Successors(lookups, cached),
+                linger=LINGER,
+                late_policy=self.rules.late_policy,
             )
             yield Replica(engine, cached, snapshots, booker, carrier)
 
