@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.bootstrap import Services, database, receiving, services, working
 from app.config import Settings, load_settings
-from app.routers import docs, health, mappings, usage, webhooks
+from app.routers import docs, doubt, health, mappings, usage, webhooks
 from app.routers.problems import install_problem_handlers
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,14 @@ def create_app(
         max_body_size=MAX_BODY_BYTES,
         lifespan=lifespan,
     )
-    for router in (webhooks.router, mappings.router, usage.router, health.router, docs.router):
+    for router in (
+        webhooks.router,
+        mappings.router,
+        usage.router,
+        doubt.router,
+        health.router,
+        docs.router,
+    ):
         app.include_router(router)
     install_problem_handlers(app)
     return app

@@ -197,6 +197,12 @@ usage_records = Table(
     Column("sent_key", Text),
     Column("sent_quantity", Numeric),
     Column("sent_at", TIMESTAMPTZ),
+    # set or increment; null (of a release before) is set. An increment is never sent again: while
+    # its outcome is in doubt the record is held.
+    Column("sent_action", Text),
+    # When Stripe's summaries are looked at for an increment in doubt, and how often they were.
+    Column("compare_at", TIMESTAMPTZ),
+    Column("comparisons", Integer, nullable=False, server_default=text("0")),
     # A POST whose key was given up may have been executed: what Stripe holds is not known until
     # it confirms a quantity. Until then the record is neither equal nor certainly empty.
     Column("doubtful", Boolean, nullable=False, server_default=false()),
@@ -208,6 +214,7 @@ usage_records = Table(
     CheckConstraint("wanted_quantity >= 0 or state in ('late', 'held')", name="wanted"),
     # A due (or late) record without a time would never be claimed again.
     CheckConstraint("(state in ('due', 'late')) = (due_at is not null)", name="due_at"),
+    CheckConstraint("sent_action in ('set', 'increment')", name="sent_action"),
     Index(
         "ix_usage_records_due",
         "subscription",
@@ -223,6 +230,11 @@ usage_records = Table(
     Index("ix_usage_records_late", "due_at", "id", postgresql_where=text("state = 'late'")),
     Index("ix_usage_records_held", "reason", "id", postgresql_where=text("state = 'held'")),
     Index("ix_usage_records_item_period_id", "item_period_id"),
+    Index(
+        "ix_usage_records_compare_at",
+        "compare_at",
+        postgresql_where=text("compare_at is not null"),
+    ),
 )
 
 usage_windows = Table(

@@ -160,7 +160,7 @@ async def test_a_migration_does_not_wait_behind_a_lock(empty_url: URL) -> None:
     reader = await asyncpg.connect(address)
     try:
         async with reader.transaction():
-            await reader.execute("lock table usage_windows in access share mode")
+            await reader.execute("lock table usage_windows, usage_records in access share mode")
             with pytest.raises(DBAPIError, match="lock timeout"):
                 await asyncio.wait_for(
                     asyncio.to_thread(command.downgrade, alembic_config(empty_url), "base"), 30

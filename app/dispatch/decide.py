@@ -5,12 +5,13 @@ foresaw holds the record. An outage of Stripe is not an error of a record: a fai
 a record only when others succeeded since its last one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 from app.dispatch.reasons import HoldReason, StopReason
+from app.stripe_client.answers import Action
 from app.stripe_client.errors import (
     MalformedAnswer,
     StripeAnswered,
@@ -33,7 +34,7 @@ LONGEST_RETRY_AFTER = 600.0
 class Verdict(StrEnum):
     """What is done with a record after an attempt."""
 
-    RETRY = "retried"  # the same request under the same key
+    RETRY = "retried"  # `set`: the same request under the same key
     NEW_KEY = "retried_new_key"  # the same request under another key: safe for `set` only
     HOLD = "held"
     RESOLVE = "resolved"  # the subscription is read again, once, and the windows booked anew
@@ -42,7 +43,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict. `delay` in seconds; `pause` stops everything for so many seconds (429)."""
+    """A verdict. `delay` in seconds; `pause` stops everything for so many seconds (429).
+
+    An increment whose outcome is in doubt is held as `IN_DOUBT`; so it may be where the line stops.
+    """
 
     verdict: Verdict
     delay: float = 0.0
@@ -97,6 +101,9 @@ _STOPS: Final[dict[ProblemKind, StopReason]] = {
     ProblemKind.ACCOUNT_REFUSED: StopReason.ACCOUNT_REFUSED,
     ProblemKind.VERSION_UNSUPPORTED: StopReason.VERSION_MISMATCH,
 }
+# After these, besides what the client calls in doubt, an increment may have been added: an earlier
+# POST under the key is, or was, being executed.
+_MAY_HAVE_ADDED: Final = frozenset({ProblemKind.IDEMPOTENCY_IN_USE, ProblemKind.CONFLICT})
 
 
 def backoff(failures: int, jitter: float) -> float:
@@ -119,8 +126,50 @@ def is_outage(error: StripeError) -> bool:
     return isinstance(error, StripeUnreachable | MalformedAnswer)
 
 
-def decide(error: StripeError, history: History, *, jitter: float) -> Decision:
-    """What follows an attempt with `set` that did not succeed."""
+def decide(
+    error: StripeError, history: History, *, jitter: float, action: Action = "set"
+) -> Decision:
+    """What follows an attempt that did not succeed."""
+    if action == "increment":
+        return _after_increment(error, history, jitter)
+    return _after_set(error, history, jitter)
+
+
+def not_sent(error: StripeError) -> Decision:
+    """What follows a read before an increment that failed: nothing left, Stripe is in trouble."""
+    stop = stop_of(error)
+    if stop is not None:
+        return Decision(Verdict.STOP_LINE, stop=stop)
+    return Decision(Verdict.RETRY, outage=True)
+
+
+def may_have_added(error: StripeError) -> bool:
+    """Whether an increment that ended so may have been executed; never sent again then."""
+    kind = error.kind if isinstance(error, StripeAnswered) else None
+    return error.in_doubt or kind in _MAY_HAVE_ADDED
+
+
+def _after_increment(error: StripeError, history: History, jitter: float) -> Decision:
+    """An increment is idempotent by its key alone, so nothing is repeated that may have counted."""
+    if may_have_added(error):
+        stop = stop_of(error)
+        return Decision(
+            Verdict.HOLD if stop is None else Verdict.STOP_LINE,
+            hold=HoldReason.IN_DOUBT,
+            stop=stop,
+            outage=is_outage(error),
+        )
+    decision = _after_set(error, history, jitter)
+    if decision.hold is HoldReason.BILLING_THRESHOLDS:
+        # Only `set` is refused for them: this answer makes no sense, and to resolve it would send
+        # the same increment again and again.
+        return Decision(Verdict.HOLD, hold=HoldReason.UNFORESEEN_ANSWER)
+    if decision.verdict is Verdict.NEW_KEY:
+        return replace(decision, verdict=Verdict.RETRY)  # each attempt has a key of its own
+    return decision
+
+
+def _after_set(error: StripeError, history: History, jitter: float) -> Decision:
     stop = stop_of(error)
     if stop is not None:
         return Decision(Verdict.STOP_LINE, stop=stop)

@@ -3,7 +3,8 @@
 One POST at a time per subscription, across all replicas (the lane's lease); a pace for all (the
 token bucket); a bound on what is in flight; a stop of the whole line when Stripe is down or
 refuses the key. SIGTERM lets what is in flight finish; a kill loses nothing, because the claim has
-written down which POST was about to leave.
+written down which POST was about to leave. What became of an increment that was lost so is settled
+by Stripe's totals (`Settler`).
 """
 
 import asyncio
@@ -21,10 +22,12 @@ from app.clock import Clock
 from app.db import transaction
 from app.dispatch import lanes as store
 from app.dispatch import line as the_line
+from app.dispatch.claiming import RECORDS_PER_LANE, claim_records
 from app.dispatch.decide import Verdict
+from app.dispatch.doubt import Settler
 from app.dispatch.lanes import Lane
 from app.dispatch.reasons import HoldReason
-from app.dispatch.records import RECORDS_PER_LANE, ClaimedRecord, claim_records
+from app.dispatch.records import ClaimedRecord
 from app.dispatch.sending import Outcome, attempt
 from app.dispatch.writing import DATABASE_PAUSE, Finished, OutcomeWriter
 from app.errors import DatabaseUnavailable
@@ -65,6 +68,7 @@ class Dispatcher:
         self._worker = worker
         self._jitter = jitter
         self._writer = OutcomeWriter(engine, clock, worker=worker)
+        self._settler = Settler(engine, clock, client, worker=worker, on_due=self.wake)
         self._wake = asyncio.Event()
         self._stopping = False
         self._leases: dict[UUID, float] = {}  # token -> until when it is certainly ours
@@ -90,14 +94,16 @@ class Dispatcher:
         """
         writer = asyncio.create_task(self._writer.run(), name="dispatch-writer")
         renewer = asyncio.create_task(self._renew(), name="dispatch-renewer")
-        for task in (writer, renewer):
+        settler = asyncio.create_task(self._settler.run(), name="dispatch-settler")
+        tasks = (writer, renewer, settler)
+        for task in tasks:
             task.add_done_callback(lambda _: self.wake())
         working: set[asyncio.Task[None]] = set()
         try:
             await self._at_start()
             while not self._stopping:
                 self._wake.clear()
-                for task in (writer, renewer):
+                for task in tasks:
                     if task.done():
                         task.result()
                 claimed = await self._claim(self._in_flight - len(working))
@@ -108,6 +114,8 @@ class Dispatcher:
                 if not claimed:
                     await self._pause(working)
         finally:
+            settler.cancel()  # first: the lease of its look ends with the others
+            await asyncio.gather(settler, return_exceptions=True)
             await self._wind_up(working, writer, renewer, grace)
 
     async def _wind_up(
@@ -207,7 +215,7 @@ class Dispatcher:
 
     async def _work(self, lane: Lane) -> None:
         """Send a lane's records one after the other, and have the outcomes written down."""
-        finished = Finished(lane, [])
+        finished = Finished(lane, [], list(lane.records))
         try:
             for record in lane.records:
                 if not self._may_send(lane):
@@ -215,6 +223,7 @@ class Dispatcher:
                 await self._turn()
                 if not self._may_send(lane):
                     break
+                finished.unsent.remove(record)
                 outcome = self._learn(
                     await attempt(
                         self._client,
@@ -223,6 +232,7 @@ class Dispatcher:
                         last_success=self._last_success,
                         in_a_row=self._in_a_row.get(record.id, 0),
                         jitter=self._jitter,
+                        look_first=lane.probe,
                     )
                 )
                 finished.outcomes.append(outcome)

@@ -13,14 +13,18 @@ def idempotency_key(
     revision: int,
     quantity: int,
     suffix: int = 0,
+    *,
+    increment: bool = False,
 ) -> str:
     """The key of a record's revision: the same after any crash, on any replica.
 
     The delivery names the change, item and timestamp the record, the revision the change of a
     change (A, B and A again are three). `suffix` counts the final answers that Stripe has stored
-    for this record: it repeats a stored refusal for 24 h, also when the cause is gone.
+    for this record: it repeats a stored refusal for 24 h, also when the cause is gone. With
+    `increment` the quantity is the difference that is added.
     """
-    parts = (svix_id, subscription_item, str(timestamp), f"r{revision}", f"q{quantity}")
+    amount = f"{'i' if increment else 'q'}{quantity}"
+    parts = (svix_id, subscription_item, str(timestamp), f"r{revision}", amount)
     key = "mb-" + "-".join(parts)
     # Read from its end a key has one meaning only, unless the item has dashes (Stripe's have none).
     if len(key) > LONGEST or "-" in subscription_item:

@@ -13,6 +13,9 @@ class HoldReason(StrEnum):
     OUTCOME_IN_DOUBT = "outcome_in_doubt"
     PRICE_HAS_BILLING_METER = "price_has_billing_meter"
     BILLING_THRESHOLDS = "billing_thresholds"
+    IN_DOUBT = "in_doubt"
+    NEGATIVE_INCREMENT = "negative_increment"
+    CREDIT_DUE = "credit_due"
     QUANTITY_REFUSED = "quantity_refused"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     UNFORESEEN_ANSWER = "unforeseen_answer"
@@ -42,15 +45,29 @@ HOLD_ACTIONS: Final[dict[HoldReason, str]] = {
         "with Stripe and bill the difference by hand."
     ),
     HoldReason.OUTCOME_IN_DOUBT: (
-        "The subscription item is gone, and Stripe failed on an earlier attempt without saying "
-        "whether it counted. Compare with the item's usage at Stripe and bill the difference by "
-        "hand."
+        "Stripe failed on an earlier attempt without saying whether it counted, and now refuses "
+        "the record (its item is gone, or takes nothing but increments). Compare with the item's "
+        "usage at Stripe and bill the difference by hand."
     ),
     HoldReason.PRICE_HAS_BILLING_METER: (
         "The price moved to billing meters. Map the meter to a legacy metered price and release."
     ),
     HoldReason.BILLING_THRESHOLDS: (
-        "Stripe refuses `set` with billing thresholds. Remove them at Stripe and release."
+        "Stripe refused `set` as if there were billing thresholds, but shows none. See the "
+        "attempt's message; release it to try again."
+    ),
+    HoldReason.IN_DOUBT: (
+        "Nothing, at first: whether Stripe counted the increment is found out from the item's "
+        "summaries. Where the detail says that they do not tell, look at Stripe and settle it with "
+        "POST /v1/records/{id}/settle. It is never sent again before."
+    ),
+    HoldReason.NEGATIVE_INCREMENT: (
+        "With billing thresholds Stripe takes nothing back. Credit the customer by hand (a credit "
+        "note) by the amount in the detail. When later usage makes up for it, it goes on by itself."
+    ),
+    HoldReason.CREDIT_DUE: (
+        "Stripe was billed more than is owed in a period that is closed: credit the customer by "
+        "hand (a credit note) by the amount in the detail."
     ),
     HoldReason.QUANTITY_REFUSED: "Stripe refused the quantity; see the attempt's message.",
     HoldReason.ATTEMPTS_EXHAUSTED: (

@@ -1,27 +1,30 @@
-"""Due records in the database: claim, and write down what Stripe answered. SQL only, in batches.
+"""What is handed over in sending, and writing down what Stripe answered. SQL only, in batches.
 
-What a claim writes on each record (key and quantity of the POST that is about to leave) makes the
-POST repeatable: whoever comes next settles it with the same key and quantity before anything newer,
-so a lost answer is asked for again and never doubled. Every call here needs the record's lane.
+Every call here needs the record's lane.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.dispatch.keys import idempotency_key
+from app.dispatch.reasons import HoldReason
+from app.stripe_client.answers import Action
 
-RECORDS_PER_LANE = 5
+# Between an increment's last sign of life and the look at what became of it.
+DOUBT_PATIENCE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRecord:
-    """A record and the POST that is to be made for it."""
+    """A record and the POST that is to be made for it.
+
+    `quantity` is what the record is set to or, with `increment`, what is added to it. `reported`:
+    what Stripe holds before. `outstanding`: the POST may have left before this claim.
+    """
 
     id: int
     subscription: str
@@ -32,6 +35,14 @@ class ClaimedRecord:
     key_suffix: int
     failures: int
     failed_at: datetime | None
+    action: Action = "set"
+    reported: int = 0
+    outstanding: bool = False
+
+    @property
+    def reaches(self) -> int:
+        """What Stripe holds after the POST."""
+        return self.quantity if self.action == "set" else self.reported + self.quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,75 +81,6 @@ class RecordUpdate:
     doubtful: bool = False
 
 
-async def claim_records(
-    connection: AsyncConnection, subscriptions: Collection[str], *, now: datetime, per_lane: int
-) -> list[ClaimedRecord]:
-    """The due records of leased lanes; writes down which POST is about to leave for each."""
-    rows = (
-        await connection.execute(
-            text(
-                """
-                select r.id, r.subscription, r.subscription_item, r.timestamp, r.svix_id,
-                       r.revision, r.wanted_quantity, r.sent_key, r.sent_quantity, r.key_suffix,
-                       r.failures, r.failed_at
-                from unnest(cast(:subscriptions as text[])) as lane (subscription)
-                cross join lateral (
-                    select * from usage_records
-                    where subscription = lane.subscription and state = 'due' and due_at <= :now
-                    order by due_at, id limit :per_lane
-                ) as r
-                order by r.subscription, r.due_at, r.id
-                """
-            ),
-            {"subscriptions": list(subscriptions), "now": now, "per_lane": per_lane},
-        )
-    ).all()
-    claimed = [_claimed(row) for row in rows]
-    if claimed:
-        await connection.execute(
-            text(
-                """
-                update usage_records r set sent_key = t.key, sent_quantity = t.quantity,
-                    sent_at = :now
-                from unnest(cast(:ids as bigint[]), cast(:keys as text[]),
-                            cast(:quantities as numeric[])) as t (id, key, quantity)
-                where r.id = t.id
-                """
-            ),
-            {
-                "now": now,
-                "ids": [record.id for record in claimed],
-                "keys": [record.key for record in claimed],
-                "quantities": [Decimal(record.quantity) for record in claimed],
-            },
-        )
-    return claimed
-
-
-def _claimed(row: Row[Any]) -> ClaimedRecord:
-    unsettled = row.sent_key is not None
-    quantity = int(row.sent_quantity if unsettled else row.wanted_quantity)
-    key = row.sent_key or idempotency_key(
-        row.svix_id,
-        row.subscription_item,
-        row.timestamp,
-        row.revision,
-        quantity,
-        row.key_suffix,
-    )
-    return ClaimedRecord(
-        row.id,
-        row.subscription,
-        row.subscription_item,
-        row.timestamp,
-        key,
-        quantity,
-        row.key_suffix,
-        row.failures,
-        row.failed_at,
-    )
-
-
 async def write_attempts(
     connection: AsyncConnection, attempts: Sequence[WrittenAttempt], *, worker: str
 ) -> None:
@@ -149,16 +91,16 @@ async def write_attempts(
             insert into attempts (usage_record_id, idempotency_key, action, quantity, started_at,
                                   finished_at, outcome, problem, http_status, message, request_id,
                                   replayed, worker)
-            select t.record, t.key, 'set', t.quantity, t.started, t.finished, t.outcome, t.problem,
-                   t.status, t.message, t.request, t.replayed, :worker
+            select t.record, t.key, t.action, t.quantity, t.started, t.finished, t.outcome,
+                   t.problem, t.status, t.message, t.request, t.replayed, :worker
             from unnest(cast(:records as bigint[]), cast(:keys as text[]),
-                        cast(:quantities as numeric[]), cast(:started as timestamptz[]),
-                        cast(:finished as timestamptz[]), cast(:outcomes as text[]),
-                        cast(:problems as text[]), cast(:statuses as int[]),
-                        cast(:messages as text[]), cast(:requests as text[]),
-                        cast(:replayed as boolean[]))
-                as t (record, key, quantity, started, finished, outcome, problem, status, message,
-                      request, replayed)
+                        cast(:quantities as numeric[]), cast(:actions as text[]),
+                        cast(:started as timestamptz[]), cast(:finished as timestamptz[]),
+                        cast(:outcomes as text[]), cast(:problems as text[]),
+                        cast(:statuses as int[]), cast(:messages as text[]),
+                        cast(:requests as text[]), cast(:replayed as boolean[]))
+                as t (record, key, quantity, action, started, finished, outcome, problem, status,
+                      message, request, replayed)
             """
         ),
         {
@@ -166,6 +108,7 @@ async def write_attempts(
             "records": [a.record.id for a in attempts],
             "keys": [a.record.key for a in attempts],
             "quantities": [Decimal(a.record.quantity) for a in attempts],
+            "actions": [a.record.action for a in attempts],
             "started": [a.started_at for a in attempts],
             "finished": [a.finished_at for a in attempts],
             "outcomes": [a.outcome for a in attempts],
@@ -200,6 +143,10 @@ async def write_updates(
                 sent_key = case when t.settled then null else coalesce(t.key, r.sent_key) end,
                 sent_quantity = case when t.settled then null else r.sent_quantity end,
                 sent_at = case when t.settled then null else r.sent_at end,
+                sent_action = case when t.settled then null else r.sent_action end,
+                compare_at = case when t.held = :in_doubt
+                                  then cast(:compare_at as timestamptz) end,
+                comparisons = 0,
                 -- Stripe may repeat a stored refusal under its key, also when the cause is gone.
                 key_suffix = r.key_suffix
                     + (t.key is not null or (t.settled and t.reported is null))::int,
@@ -208,6 +155,8 @@ async def write_updates(
                 failed_at = t.failed_at,
                 state = case when t.held is not null then 'held'
                              when t.reported = r.wanted_quantity then 'reported'
+                             -- Nothing newer is sent to a period that was closed meanwhile.
+                             when t.reported is not null and p.closed_at is not null then 'late'
                              else 'due' end,
                 reason = t.held,
                 detail = t.detail,
@@ -215,10 +164,12 @@ async def write_updates(
                               else coalesce(greatest(r.due_at, t.retry_at), :now) end,
                 unsent_since = case when t.reported = r.wanted_quantity then null
                                     else r.unsent_since end
-            from t where r.id = t.id
+            from t, item_periods p where r.id = t.id and p.id = r.item_period_id
             """
         ),
         {
+            "in_doubt": HoldReason.IN_DOUBT.value,
+            "compare_at": now + DOUBT_PATIENCE,
             "ids": [u.id for u in updates],
             "reported": [None if u.reported is None else Decimal(u.reported) for u in updates],
             "settled": [u.settled for u in updates],

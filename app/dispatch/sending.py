@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.clock import Clock
-from app.dispatch.decide import Decision, History, Verdict, decide
+from app.dispatch.decide import Decision, History, Verdict, decide, not_sent
 from app.dispatch.keys import next_key
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord, RecordUpdate, WrittenAttempt
@@ -37,26 +37,37 @@ async def attempt(
     last_success: datetime | None,
     in_a_row: int,
     jitter: Callable[[], float],
+    look_first: bool = False,
 ) -> Outcome:
-    """POST the record once. Whatever comes of it is an outcome; only a cancellation is raised."""
+    """POST the record once. Whatever comes of it is an outcome; only a cancellation is raised.
+
+    `look_first`: Stripe is in trouble. An increment then leaves only after a small read went
+    through: what fails as a probe would be in doubt, one record after the other.
+    """
     started = clock.now()
+    history = History(record.failures, record.failed_at, last_success, in_a_row)
+    sent = False
     try:
+        if look_first and record.action == "increment":
+            await client.probe()
+        sent = True
         answer = await client.post_usage_record(
             subscription_item=record.subscription_item,
             quantity=record.quantity,
             timestamp=record.timestamp,
-            action="set",
+            action=record.action,
             idempotency_key=record.key,
         )
     except StripeError as error:
-        history = History(record.failures, record.failed_at, last_success, in_a_row)
-        decision = decide(error, history, jitter=jitter())
+        decision = not_sent(error)
+        if sent:
+            decision = decide(error, history, jitter=jitter(), action=record.action)
         return _failed(record, error, decision, started, clock.now())
     except Exception as error:
         # A defect of ours, or an argument the client refuses. Raised on, the record would be
         # claimed again at once, for ever; held, it is shown, and the others go on.
         logger.exception("usage record %d could not be sent", record.id)
-        return _unsendable(record, error, started, clock.now())
+        return _unsendable(record, error, started, clock.now(), sent=sent)
     return _succeeded(record, answer, started, clock.now())
 
 
@@ -74,17 +85,18 @@ def _succeeded(
         answer.meta.request_id,
         answer.meta.idempotent_replayed,
     )
-    update = RecordUpdate(record.id, reported=record.quantity, settled=True)
+    update = RecordUpdate(record.id, reported=record.reaches, settled=True)
     return Outcome(written, update, None, None)
 
 
 def _unsendable(
-    record: ClaimedRecord, error: Exception, started: datetime, finished: datetime
+    record: ClaimedRecord, error: Exception, started: datetime, finished: datetime, *, sent: bool
 ) -> Outcome:
     detail = f"{type(error).__name__}: {error}"[:500]
-    hold = HoldReason.UNFORESEEN_ANSWER
     # The client raises these two before anything leaves; after any other the POST is in doubt.
-    settled = isinstance(error, ValueError | TypeError)
+    settled = not sent or isinstance(error, ValueError | TypeError)
+    doubt = record.action == "increment" and not settled
+    hold = HoldReason.IN_DOUBT if doubt else HoldReason.UNFORESEEN_ANSWER
     written = WrittenAttempt(
         record, started, finished, Verdict.HOLD.value, None, None, detail, None, replayed=False
     )
@@ -120,6 +132,8 @@ def update_of(
     record: ClaimedRecord, error: StripeError, decision: Decision, now: datetime
 ) -> RecordUpdate | None:
     """What a failed attempt changes on its record; nothing where the line is stopped."""
+    if record.action == "increment":
+        return _update_of_increment(record, error, decision, now)
     if decision.verdict is Verdict.STOP_LINE:
         return None
     if decision.verdict is Verdict.HOLD:
@@ -144,4 +158,23 @@ def update_of(
         if decision.verdict is Verdict.NEW_KEY
         else None,
         doubtful=decision.verdict is Verdict.NEW_KEY and error.in_doubt,
+    )
+
+
+def _update_of_increment(
+    record: ClaimedRecord, error: StripeError, decision: Decision, now: datetime
+) -> RecordUpdate:
+    """In doubt, the increment stays outstanding and the record held. Otherwise it was certainly not
+    executed: the next attempt carries what the difference is by then, under a key of its own."""
+    stopped = decision.verdict is Verdict.STOP_LINE and decision.hold is None
+    return RecordUpdate(
+        record.id,
+        settled=decision.hold is not HoldReason.IN_DOUBT,
+        held=decision.hold.value
+        if decision.hold and decision.verdict is not Verdict.RESOLVE
+        else None,
+        detail=None if stopped else str(error)[:500],
+        retry_at=now + timedelta(seconds=decision.delay),
+        counted=decision.counted,
+        failed_at=record.failed_at if stopped else now,
     )

@@ -12,9 +12,11 @@ from app.db import transaction
 from app.dispatch import lanes
 from app.dispatch import line as the_line
 from app.dispatch import records as store
+from app.dispatch.claiming import withdraw_claims
 from app.dispatch.decide import Verdict
 from app.dispatch.lanes import Lane
 from app.dispatch.reasons import StopReason
+from app.dispatch.records import ClaimedRecord
 from app.dispatch.sending import Outcome
 from app.errors import DatabaseUnavailable
 
@@ -25,10 +27,14 @@ DATABASE_PAUSE = 0.5
 
 @dataclass(slots=True)
 class Finished:
-    """A lane that was worked on, to be written down and released."""
+    """A lane that was worked on, to be written down and released.
+
+    `unsent`: records that were claimed, and for which nothing left.
+    """
 
     lane: Lane
     outcomes: list[Outcome]
+    unsent: list[ClaimedRecord] = field(default_factory=list)
     written: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -85,6 +91,9 @@ class OutcomeWriter:
             ]
             if updates:
                 await store.write_updates(connection, updates, now=self._clock.now())
+            await withdraw_claims(
+                connection, [record for finished in kept for record in finished.unsent]
+            )
             await lanes.release_lanes(connection, [finished.lane.subscription for finished in kept])
         for finished in kept:
             for outcome in finished.outcomes:

@@ -38,6 +38,10 @@ class Written:
     sent_key: str | None
     sent_quantity: int | None
     key_suffix: int
+    increment: bool
+    sent_action: str | None
+    compare_at: datetime | None
+    comparisons: int
 
 
 class SeededLedger:
@@ -55,8 +59,9 @@ class SeededLedger:
         at: int = AT,
         now: datetime = NOW,
         svix_id: str | None = None,
+        increment: bool = False,
     ) -> None:
-        """Book a quantity for `si_N` at a second, due at once."""
+        """Book a quantity for `si_N` at a second, due at once; with `increment` to be added."""
         subscription, item = f"sub_{number}", f"si_{number}"
         svix_id = svix_id or f"msg_{next(self._ids)}"
         target = Target(subscription, item, *PERIOD, at, Fraction(1), Rounding.HALF_UP)
@@ -84,6 +89,14 @@ class SeededLedger:
                 scale=Fraction(1),
             )
             await record(connection, [(window, target)], [], now=now, linger=timedelta(0))
+            if increment:
+                await connection.execute(
+                    text(
+                        "update usage_records set increment = true "
+                        "where subscription_item = :item and timestamp = :at"
+                    ),
+                    {"item": item, "at": at},
+                )
 
     async def record(self, number: int, *, at: int = AT) -> Written:
         """The record of `si_N` at a second."""
@@ -91,7 +104,8 @@ class SeededLedger:
             """
             select id, wanted_quantity::bigint as wanted, reported_quantity::bigint as reported,
                    state, reason, detail, due_at, unsent_since, failures, failed_at, sent_key,
-                   sent_quantity::bigint as sent_quantity, key_suffix
+                   sent_quantity::bigint as sent_quantity, key_suffix, increment, sent_action,
+                   compare_at, comparisons
             from usage_records where subscription_item = :item and timestamp = :at
             """,
             item=f"si_{number}",
@@ -103,8 +117,9 @@ class SeededLedger:
         """The audit trail, of `si_N` or of all, in order."""
         return await self.rows(
             """
-            select a.idempotency_key as key, a.quantity::bigint as quantity, a.outcome, a.problem,
-                   a.http_status, a.request_id, a.replayed, a.worker, r.subscription_item as item
+            select a.idempotency_key as key, a.action, a.quantity::bigint as quantity, a.outcome,
+                   a.problem, a.http_status, a.request_id, a.replayed, a.worker,
+                   r.subscription_item as item
             from attempts a join usage_records r on r.id = a.usage_record_id
             where cast(:item as text) is null or r.subscription_item = :item order by a.id
             """,

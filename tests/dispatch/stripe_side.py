@@ -51,6 +51,10 @@ class StripeSide:
                 },
             )
 
+    def set_threshold(self, number: int) -> None:
+        """From now on `sub_N` takes nothing but increments."""
+        self.control("PUT", f"/subscriptions/sub_{number}/thresholds", {"amount_gte": 10**9})
+
     def inject(self, kind: str, **fault: object) -> str:
         """Inject a fault into the writing of usage records; returns its id."""
         injected = self.control("POST", "/faults", {"kind": kind, "match": POST} | fault)

@@ -17,6 +17,8 @@ from app.dispatch.decide import (
     Verdict,
     backoff,
     decide,
+    may_have_added,
+    not_sent,
 )
 from app.dispatch.reasons import HoldReason, StopReason
 from app.stripe_client.errors import StripeError
@@ -60,6 +62,14 @@ TABLE: dict[ProblemKind, tuple[Verdict, Verdict, Verdict, Verdict]] = {
     K.SERVER_ERROR: (RETRY, RETRY, HOLD, NEW_KEY),
     K.UNFORESEEN: (HOLD, HOLD, HOLD, HOLD),
 }
+# The same for `increment`: nothing is repeated that may have counted.
+INCREMENTS = TABLE | {
+    K.THRESHOLDS_INCREMENT_ONLY: (HOLD, HOLD, HOLD, HOLD),
+    K.IDEMPOTENCY_MISMATCH: (RETRY, RETRY, HOLD, RETRY),
+    K.IDEMPOTENCY_IN_USE: (HOLD, HOLD, HOLD, HOLD),
+    K.CONFLICT: (HOLD, HOLD, HOLD, HOLD),
+    K.SERVER_ERROR: (HOLD, HOLD, HOLD, HOLD),
+}
 HISTORIES = (FIRST, COUNTED, EXHAUSTED, OUTAGE)
 
 HELD_FOR = {
@@ -71,6 +81,12 @@ HELD_FOR = {
     K.ITEM_NO_LONGER_ACTIVE: HoldReason.ITEM_GONE,
     K.RESOURCE_MISSING: HoldReason.ITEM_GONE,
     K.THRESHOLDS_INCREMENT_ONLY: HoldReason.BILLING_THRESHOLDS,
+}
+INCREMENTS_HELD_FOR = HELD_FOR | {
+    K.THRESHOLDS_INCREMENT_ONLY: HoldReason.UNFORESEEN_ANSWER,
+    K.IDEMPOTENCY_IN_USE: HoldReason.IN_DOUBT,
+    K.CONFLICT: HoldReason.IN_DOUBT,
+    K.SERVER_ERROR: HoldReason.IN_DOUBT,
 }
 STOPPED_FOR = {
     K.PERMISSION_MISSING: StopReason.PERMISSION_MISSING,
@@ -186,3 +202,53 @@ def test_uncounted_failures_slow_down_too(kind: ProblemKind, in_a_row: int, outa
     if decision.verdict in (RETRY, NEW_KEY):
         assert decision.delay >= backoff(in_a_row, 0.0)
         assert not decision.counted
+
+
+def increment(error: StripeError, history: History = FIRST) -> Decision:
+    return decide(error, history, jitter=0.5, action="increment")
+
+
+@pytest.mark.parametrize("kind", ProblemKind)
+def test_every_kind_on_every_history_of_an_increment(kind: ProblemKind) -> None:
+    error = answers.answered(kind)
+    decisions = [increment(error, history) for history in HISTORIES]
+    assert tuple(decision.verdict for decision in decisions) == INCREMENTS[kind]
+    assert decisions[0].hold == INCREMENTS_HELD_FOR.get(kind)
+    assert decisions[0].stop == STOPPED_FOR.get(kind)
+    doubts = {decision.hold is HoldReason.IN_DOUBT for decision in decisions}
+    assert doubts == {may_have_added(error)}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (answers.cut(), Decision(HOLD, hold=HoldReason.IN_DOUBT, outage=True)),
+        (answers.malformed(), Decision(HOLD, hold=HoldReason.IN_DOUBT, outage=True)),
+        (
+            answers.other_version(),
+            Decision(STOP, hold=HoldReason.IN_DOUBT, stop=StopReason.VERSION_MISMATCH),
+        ),
+        (
+            answers.answered(K.SERVER_ERROR, replayed=True),
+            Decision(HOLD, hold=HoldReason.IN_DOUBT, outage=True),
+        ),
+    ],
+    ids=["cut", "malformed", "other version", "stored 500"],
+)
+def test_an_increment_in_doubt_is_held_at_once(error: StripeError, expected: Decision) -> None:
+    for history in (FIRST, COUNTED, EXHAUSTED, OUTAGE, NOTHING_YET):
+        assert increment(error, history) == expected
+
+
+def test_an_increment_that_never_left_is_tried_again() -> None:
+    decision = increment(answers.never_connected(), EXHAUSTED)
+    assert (decision.verdict, decision.hold, decision.outage) == (RETRY, None, True)
+
+
+@pytest.mark.parametrize("kind", ProblemKind)
+def test_a_look_before_an_increment_that_fails_holds_nothing(kind: ProblemKind) -> None:
+    decision = not_sent(answers.answered(kind))
+    assert decision.hold is None
+    assert decision.stop == STOPPED_FOR.get(kind)
+    assert (decision.verdict is STOP) == (kind in STOPPED_FOR)
+    assert decision.outage != (kind in STOPPED_FOR)

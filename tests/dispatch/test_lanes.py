@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import transaction
-from app.dispatch import lanes, records
+from app.dispatch import claiming, lanes
 from app.dispatch.keys import idempotency_key
 from app.dispatch.lanes import Lane
 from app.dispatch.records import ClaimedRecord
@@ -20,7 +20,7 @@ async def claim(
     """Lease what is due, as a dispatcher does."""
     async with transaction(engine) as connection:
         tokens = await lanes.claim_lanes(connection, now=NOW, worker=worker, limit=limit)
-        claimed = await records.claim_records(connection, tokens, now=NOW, per_lane=per_lane)
+        claimed = await claiming.claim_records(connection, tokens, now=NOW, per_lane=per_lane)
     return [
         Lane(name, token, tuple(r for r in claimed if r.subscription == name))
         for name, token in tokens.items()
