@@ -5,6 +5,10 @@ from typing import Any
 import httpx
 import pytest
 
+from app.bootstrap import Services
+from tests.mapping.seen_side import keep, series
+from tests.mapping.stripe_side import item, snapshot
+
 FILE = {
     "meters": [{"meter": "ai_prompt_tokens", "price": "price_tokens", "scale": "1/1000"}],
     "subjects": [
@@ -32,6 +36,64 @@ async def test_apply_list_and_apply_again(client: httpx.AsyncClient) -> None:
     assert again.json() == {"dry_run": False, "changes": [], "notes": []}
 
 
+SPLIT = {
+    "meters": [
+        {"meter": "tokens", "price": "price_rest", "record_per": "period"},
+        {"meter": "tokens", "price": "price_4", "groups": {"model": "gpt-4"}, "late": "hold"},
+        {"meter": "tokens", "price": "price_3", "groups": {"model": "gpt-3"}, "whole_period": True},
+    ]
+}
+
+
+async def test_a_split_meter_is_listed_mapping_by_mapping(client: httpx.AsyncClient) -> None:
+    applied = (await client.put("/v1/mappings", json=SPLIT)).json()
+    assert [change["name"] for change in applied["changes"]] == ["tokens"]
+    listed = (await client.get("/v1/mappings")).json()["meters"]
+    assert [
+        (m["price_ids"], m["groups"], m["record_per"], m["late"], m["whole_period"]) for m in listed
+    ] == [
+        (["price_rest"], None, "period", None, False),
+        (["price_3"], {"model": "gpt-3"}, "window", None, True),
+        (["price_4"], {"model": "gpt-4"}, "window", "hold", False),
+    ]
+    one = {"meters": [{"meter": "tokens", "price": "price_4"}]}
+    await client.put("/v1/mappings", json=one)
+    listed = (await client.get("/v1/mappings")).json()["meters"]
+    assert [m["price_ids"] for m in listed] == [["price_4"]]  # the file's replace all of the meter
+
+
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+async def test_what_could_not_be_checked_is_told(client: httpx.AsyncClient, dry_run: str) -> None:
+    answer = await client.put(f"/v1/mappings?dry_run={dry_run}", json=SPLIT)
+    notes = [(note["meter"], note["groups"]) for note in answer.json()["notes"]]
+    assert notes == [
+        ("tokens", ""),
+        ("tokens", "model=gpt-3"),
+        ("tokens", "model=gpt-4"),
+        ("tokens", "model=gpt-3"),
+    ]
+    messages = [note["message"] for note in answer.json()["notes"]]
+    assert all(message.startswith("not checked: ") for message in messages[:3])
+    assert "OPENMETER_API_URL" in messages[3]
+
+
+async def test_a_meter_that_does_not_fit_its_price_is_refused(
+    client: httpx.AsyncClient, built: Services
+) -> None:
+    await keep(built.engine, snapshot(item(price_id="price_tokens", aggregate_usage="max")))
+    await series(built.engine, "SUM", meter="ai_prompt_tokens")
+    answer = await client.put("/v1/mappings", json=FILE)
+    assert answer.status_code == 422
+    assert answer.json()["faults"] == [
+        {
+            "path": "meter ai_prompt_tokens",
+            "message": "price_tokens: the price has aggregate_usage max, the meter aggregates by "
+            "SUM, which needs sum",
+        }
+    ]
+    assert (await client.get("/v1/mappings")).json() == {"meters": [], "subjects": []}
+
+
 async def test_a_dry_run_changes_nothing(client: httpx.AsyncClient) -> None:
     answer = await client.put("/v1/mappings?dry_run=true", json=FILE)
     assert len(answer.json()["changes"]) == 2
@@ -44,6 +106,9 @@ BAD: list[tuple[Any, str]] = [
     ({"meters": [{"meter": "M", "price": "p"}]}, "meters[0].meter"),
     ({"meters": [{"meter": "m"}]}, "meters[0].price"),
     ({"meters": [{"meter": "m", "price": "p", "colour": "red"}]}, "meters[0].colour"),
+    ({"meters": [{"meter": "m", "price": "p", "groups": {}}]}, "meters[0].groups"),
+    ({"meters": [{"meter": "m", "price": "p", "groups": {"a": None}}]}, "meters[0].groups.a"),
+    ({"meters": [{"meter": "m", "price": "p", "whole_period": 1}]}, "meters[0].whole_period"),
     ({"meters": [{"meter": "m", "price": "p"}, {"meter": "m", "price": "q"}]}, "meters[1].meter"),
     ({"subjects": [{"subject": "s\u0000", "subscription": "sub_1"}]}, "subjects[0].subject"),
     (

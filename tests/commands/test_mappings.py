@@ -38,6 +38,27 @@ def test_dry_run_apply_list(program: Program) -> None:
         assert name in listed
 
 
+SPLIT = """\
+meters:
+  - {meter: tokens, price: price_4, groups: {model: "[/red]gpt-4"}, whole_period: true}
+  - {meter: tokens, price: price_rest, record_per: day}
+"""
+
+
+def test_a_split_meter_and_what_is_to_be_known_of_it(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "split.yaml"
+    file.write_text(SPLIT)
+    for options in (("--dry-run",), ()):
+        done = program.run("mappings", "apply", str(file), *options)
+        assert done.returncode == 0
+        told = " ".join(done.stdout.replace("│", " ").split())
+        for part in ("model=[/red]gpt-4", "else:", "not checked:", "OPENMETER_API_URL"):
+            assert part in told
+    listed = " ".join(program.run("mappings", "list").stdout.replace("│", " ").split())
+    for part in ("model=[/red]gpt-4", "price_4", "whole period", "price_rest", "a record per day"):
+        assert part in listed
+
+
 def test_a_bad_file_is_refused_with_paths(program: Program, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(BAD)

@@ -7,7 +7,7 @@ import pytest
 
 from app.mapping.file import Mappings
 from app.mapping.fitting import Fit, MappingNote, Seen, fit, whole_periods
-from app.mapping.models import MeterMapping, PriceSelector, SnapshotItem
+from app.mapping.models import MeterMapping, PriceSelector, Rounding, SnapshotItem
 from tests.mapping.stripe_side import item, meter, price
 
 NOTHING = Mappings({}, {})
@@ -123,7 +123,7 @@ def test_what_stands_already_is_told_and_not_refused() -> None:
     found = checked(TOKENS, "SUM", by_max, before=mappings(TOKENS))
     assert found == Fit((), (MappingNote("tokens", "", f"price_1: {BY_MAX}; its usage is parked"),))
     assert checked(TOKENS, None, [], before=mappings(TOKENS)) == Fit((), ())
-    changed = replace(TOKENS, rounding="down")
+    changed = replace(TOKENS, rounding=Rounding.DOWN)
     assert len(checked(changed, "SUM", by_max, before=mappings(TOKENS)).faults) == 1
 
 

@@ -1,11 +1,12 @@
 """What an apply changes, in words."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
 from app.mapping.file import Mappings
-from app.mapping.models import PriceSelector, Rounding, TimestampRule
-from app.mapping.plan import MappingChange, changes
+from app.mapping.models import LatePolicy, PriceSelector, RecordPer, Rounding, TimestampRule
+from app.mapping.plan import MappingChange, changes, describe_split
 from tests.mapping.stripe_side import meter, price, span
 
 JULY = datetime(2026, 7, 1, tzinfo=UTC)
@@ -18,6 +19,30 @@ STANDING = Mappings(
 def test_what_stands_as_wanted_is_no_change() -> None:
     assert list(changes(STANDING, STANDING)) == []
     assert list(changes(STANDING, Mappings({"tokens": (meter("tokens"),)}, {}))) == []
+
+
+def test_a_split_meter_is_told_by_group_and_the_rest_last() -> None:
+    split = (
+        replace(meter(), late_policy=LatePolicy.CARRY_FORWARD),
+        replace(
+            meter(selector=price("price_3")),
+            group_filter=(("model", "gpt-3"), ("type", "input")),
+            record_per=RecordPer.DAY,
+            late_policy=LatePolicy.HOLD,
+        ),
+        replace(
+            meter(selector=price("price_4")), group_filter=(("model", "gpt-4"),), whole_period=True
+        ),
+    )
+    words = (
+        "model=gpt-3, type=input: price price_3, a record per day, late: hold; "
+        "model=gpt-4: price price_4, whole period"
+    )
+    assert describe_split(split) == f"{words}; else: price price_1, late: carry_forward"
+    assert describe_split(split[1:]) == words
+    assert list(changes(Mappings({"tokens": (meter(),)}, {}), Mappings({"tokens": split}, {}))) == [
+        MappingChange("meter", "tokens", "price price_1", describe_split(split))
+    ]
 
 
 def test_what_is_new_has_no_before_and_meters_come_first() -> None:

@@ -4,10 +4,10 @@ Snapshots are kept by `Snapshots` itself: what it writes is what is read here.
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import transaction
@@ -17,40 +17,10 @@ from app.mapping.fitting import Seen
 from app.mapping.models import SnapshotItem, SubscriptionSnapshot
 from app.mapping.repository import MappingRepository, share_lock
 from app.mapping.seen import what_was_seen
-from app.mapping.snapshots import Snapshots
-from app.tables import usage_series
+from tests.mapping.seen_side import keep, series
 from tests.mapping.stripe_side import NOW, item, meter, price, snapshot, span
 
 TOKENS = Mappings({"tokens": (meter(),)}, {"customer-1": (span(),)})
-
-
-async def keep(engine: AsyncEngine, *snapshots: SubscriptionSnapshot) -> None:
-    """Have the snapshots in the database, as Stripe's answers come there."""
-    held = {found.subscription: found for found in snapshots}
-
-    async def read(name: str) -> SubscriptionSnapshot:
-        return held[name]
-
-    kept = Snapshots(engine, read, lookups=engine, size=10)
-    for name in held:
-        await kept.refresh(name)
-
-
-async def series(
-    engine: AsyncEngine, aggregation: str, *, meter: str = "tokens", at: datetime = NOW
-) -> None:
-    async with transaction(engine) as connection:
-        await connection.execute(
-            insert(usage_series).values(
-                meter=meter,
-                subject=f"customer of {at}",
-                group_key=b"",
-                group_by={},
-                aggregation=aggregation,
-                newest_start=at - timedelta(hours=1),
-                newest_end=at,
-            )
-        )
 
 
 async def window(engine: AsyncEngine, aggregation: str) -> None:
