@@ -253,3 +253,40 @@ def doctor(
 
     load = partial(begin, log_format="text")
     raise typer.Exit(run_async(lambda: run_doctor(load, json_wanted=as_json, console=console)))
+
+
+@app.command()
+def explain(
+    item: Annotated[str | None, typer.Option(help="A subscription item, si_….")] = None,
+    period: Annotated[
+        str | None,
+        typer.Option(help="A date, time or Unix second inside its billing period."),
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Or a subject: whose usage.")] = None,
+    day: Annotated[
+        str | None, typer.Option(help="The day (UTC) on which its windows end, with --subject.")
+    ] = None,
+    after: Annotated[
+        int | None,
+        typer.Option(help="The next records: what the page before says.", min=0, max=2**53),
+    ] = None,
+    stripe: Annotated[
+        bool, typer.Option("--stripe/--no-stripe", help="Ask Stripe for its own total, too.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object in place of a page.")
+    ] = False,
+) -> None:
+    """Say what stands behind an invoice line, down to the webhooks and Stripe's request ids."""
+    from app.commands.explaining import OPTIONS, run, tell
+    from app.ledger.selection import select
+
+    settings = begin(log_format="text")
+    selection = select(
+        item=item, period=period, subject=subject, at=day, after=after, names=OPTIONS
+    )
+    tell(
+        run_async(lambda: run(settings, selection, ask_stripe=stripe)),
+        json_wanted=as_json,
+        console=console,
+    )

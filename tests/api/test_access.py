@@ -12,6 +12,7 @@ ROUTES = [
     ("GET", "/v1/summary"),
     ("GET", "/v1/windows"),
     ("GET", "/v1/records"),
+    ("GET", "/v1/usage/explain"),
     ("GET", "/v1/mappings"),
     ("PUT", "/v1/mappings"),
     ("POST", "/v1/windows/release"),

@@ -7,7 +7,18 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.config import Settings
 
-FIXED = ("serve", "worker", "migrate", "mappings", "send", "sandbox", "demo", "doctor", "drain")
+FIXED = (
+    "serve",
+    "worker",
+    "migrate",
+    "mappings",
+    "send",
+    "sandbox",
+    "demo",
+    "doctor",
+    "drain",
+    "explain",
+)
 
 
 def _leaves(command: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
