@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,9 +36,12 @@ from app.dispatch.records import ClaimedRecord
 from app.embedded import default_data_dir, embedded_postgres
 from app.errors import DatabaseUnavailable, SettingsError
 from app.inbox.writer import Inbox
+from app.ledger.asking_loop import AskingLoop
 from app.ledger.booker import Booker
 from app.ledger.carrying import Carrier
+from app.ledger.flushing import Flusher
 from app.ledger.loop import BookingLoop
+from app.ledger.querying import Querier
 from app.ledger.rebooking import Rebooker
 from app.ledger.status import StatusRepository
 from app.ledger.successors import Successors
@@ -96,6 +99,7 @@ class Workshop:
     client: StripeClient
     snapshots: Snapshots
     booking: BookingLoop
+    asking: AskingLoop | None
     dispatcher: RenewedDispatcher
     supervisor: Supervisor
 
@@ -189,7 +193,12 @@ async def services(
         )
         workshop = None
         if client is not None:
-            workshop = _workshop(settings, engine, lookups, clock, cached, client, replica)
+            openmeter = open_openmeter(settings)
+            if openmeter is not None:
+                stack.push_async_callback(openmeter.aclose)
+            workshop = _workshop(
+                settings, engine, lookups, clock, cached, client, openmeter, replica
+            )
         secrets = [secret.get_secret_value() for secret in settings.openmeter_webhook_secrets]
         yield Services(
             settings=settings,
@@ -219,13 +228,16 @@ def _workshop(
     clock: Clock,
     cached: CachedMappings,
     client: StripeClient,
+    openmeter: OpenMeterClient | None,
     replica: str,
 ) -> Workshop:
+    flush_before = timedelta(seconds=settings.period_end_flush)
     snapshots = Snapshots(
         engine,
         partial(read_from_stripe, client, clock=clock),
         lookups=lookups,
         size=settings.mapping_cache_size,
+        flush_before=flush_before,
     )
     linger = timedelta(seconds=settings.dispatch_linger)
     booker = Booker(
@@ -237,6 +249,7 @@ def _workshop(
         rules=Rules(
             timedelta(seconds=settings.snapshot_max_age),
             late_policy=LatePolicy(settings.late_policy),
+            queries=openmeter is not None,
         ),
         approve_reductions_above=settings.approve_reductions_above,
     )
@@ -292,7 +305,11 @@ def _workshop(
         on_booked=dispatcher.wake,
         on_read_failed=refused,
     )
-    return Workshop(client, snapshots, booking, dispatcher, Supervisor())
+    asking = None
+    if openmeter is not None:
+        flusher = Flusher(engine, clock, openmeter, cached, snapshots) if flush_before else None
+        asking = AskingLoop(Querier(engine, clock, openmeter), flusher, on_answered=booking.wake)
+    return Workshop(client, snapshots, booking, asking, dispatcher, Supervisor())
 
 
 def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Listener:
@@ -352,15 +369,23 @@ async def working(built: Services) -> AsyncIterator[None]:
             await built.listener.stop()
         return
     send = partial(workshop.dispatcher.run, grace=built.settings.shutdown_grace)
+    loops: dict[str, Callable[[], Awaitable[None]]] = {
+        "booking": workshop.booking.run,
+        "dispatcher": send,
+    }
+    if workshop.asking is not None:
+        loops["asking"] = workshop.asking.run
     tasks = [
         asyncio.create_task(workshop.supervisor.run(name, loop), name=name)
-        for name, loop in (("booking", workshop.booking.run), ("dispatcher", send))
+        for name, loop in loops.items()
     ]
     try:
         yield
     finally:
         workshop.supervisor.stop()
         workshop.booking.stop()
+        if workshop.asking is not None:
+            workshop.asking.stop()
         workshop.dispatcher.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await built.listener.stop()

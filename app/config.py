@@ -110,6 +110,13 @@ class Settings(BaseSettings):
     openmeter_timeout: float = Field(
         20, gt=0, le=120, description="Seconds after which one call to OpenMeter is given up."
     )
+    period_end_flush: int = Field(
+        180,
+        ge=0,
+        le=3600,
+        description="Seconds before a billing period's end from which on usage that no webhook has "
+        "told yet is asked from OpenMeter; 0 is never. Needs `OPENMETER_API_URL`.",
+    )
     stripe_api_key: SecretStr | None = Field(
         None,
         description="Stripe secret or restricted key, `sk_…` or `rk_…`. Needed to book and send.",

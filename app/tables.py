@@ -131,6 +131,15 @@ subscription_snapshots = Table(
     # False: Stripe said that there is no such subscription.
     Column("found", Boolean, nullable=False),
     Column("body", JSONB),
+    # When its current period ends, or the subscription itself before that.
+    Column("ends_at", TIMESTAMPTZ),
+    # When the usage that no window has told yet is asked from OpenMeter next.
+    Column("flush_at", TIMESTAMPTZ),
+    Index(
+        "ix_subscription_snapshots_flush_at",
+        "flush_at",
+        postgresql_where=text("flush_at is not null"),
+    ),
 )
 
 item_periods = Table(
@@ -310,6 +319,20 @@ usage_windows = Table(
         postgresql_where=text("state = 'parked' and retry_at is not null"),
     ),
     Index("ix_usage_windows_usage_record_id", "usage_record_id"),
+    Index(
+        "ix_usage_windows_awaiting_query",
+        "retry_at",
+        postgresql_where=text(
+            "state = 'pending' and reason in ('awaiting_query', 'query_unanswered')"
+        ),
+    ),
+    Index(
+        "ix_usage_windows_flush",
+        "meter",
+        "subject",
+        "group_key",
+        postgresql_where=text("source = 'flush'"),
+    ),
     Index("ix_usage_windows_part_of", "part_of", postgresql_where=text("part_of is not null")),
     Index(
         "ix_usage_windows_moving_from",

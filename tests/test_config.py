@@ -171,7 +171,8 @@ async def test_the_bounds_themselves_can_be_worked_with(
         lower = [getattr(rule, "ge", None) or getattr(rule, "gt", None) for rule in field.metadata]
         upper = [rule.le for rule in field.metadata if hasattr(rule, "le")]
         if upper:
-            least = next((bound for bound in lower if bound), 1e-300)
+            none = 0 if field.annotation is int else 1e-300
+            least = next((bound for bound in lower if bound), none)
             monkeypatch.setenv(name.upper(), str(upper[0] if most else least))
     settings = load_settings()
     for seconds in (

@@ -180,6 +180,35 @@ def upgrade() -> None:
     op.add_column("usage_windows", sa.Column("approved_revision", sa.Integer(), nullable=True))
     op.add_column("usage_windows", sa.Column("moving_from", sa.BigInteger(), nullable=True))
     op.alter_column("usage_windows", "delivery_id", existing_type=sa.BIGINT(), nullable=True)
+    op.add_column(
+        "subscription_snapshots", sa.Column("ends_at", sa.DateTime(timezone=True), nullable=True)
+    )
+    op.add_column(
+        "subscription_snapshots", sa.Column("flush_at", sa.DateTime(timezone=True), nullable=True)
+    )
+    op.create_index(
+        "ix_subscription_snapshots_flush_at",
+        "subscription_snapshots",
+        ["flush_at"],
+        unique=False,
+        postgresql_where=sa.text("flush_at is not null"),
+    )
+    op.create_index(
+        "ix_usage_windows_awaiting_query",
+        "usage_windows",
+        ["retry_at"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state = 'pending' and reason in ('awaiting_query', 'query_unanswered')"
+        ),
+    )
+    op.create_index(
+        "ix_usage_windows_flush",
+        "usage_windows",
+        ["meter", "subject", "group_key"],
+        unique=False,
+        postgresql_where=sa.text("source = 'flush'"),
+    )
     op.create_index(
         "ix_usage_windows_moving_from",
         "usage_windows",
@@ -226,6 +255,25 @@ def downgrade() -> None:
     )
     op.drop_constraint(
         op.f("fk_usage_windows_moving_from_usage_records"), "usage_windows", type_="foreignkey"
+    )
+    op.drop_index(
+        "ix_subscription_snapshots_flush_at",
+        table_name="subscription_snapshots",
+        postgresql_where=sa.text("flush_at is not null"),
+    )
+    op.drop_column("subscription_snapshots", "flush_at")
+    op.drop_column("subscription_snapshots", "ends_at")
+    op.drop_index(
+        "ix_usage_windows_awaiting_query",
+        table_name="usage_windows",
+        postgresql_where=sa.text(
+            "state = 'pending' and reason in ('awaiting_query', 'query_unanswered')"
+        ),
+    )
+    op.drop_index(
+        "ix_usage_windows_flush",
+        table_name="usage_windows",
+        postgresql_where=sa.text("source = 'flush'"),
     )
     op.drop_index(
         "ix_usage_windows_part_of",

@@ -26,9 +26,11 @@ from app.db import transaction
 from app.ledger import deliveries as received
 from app.ledger import windows as facts
 from app.ledger.approval import awaits_approval
+from app.ledger.asking import boundaries, cover
 from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.keeping import IncomingWindow, Kept, WindowKey, group_key, keep_windows
 from app.ledger.overlaps import admit
+from app.ledger.provisional import displace
 from app.ledger.recording import PlaceMoved, record
 from app.ledger.resolving import BatchResolver
 from app.ledger.windows import PendingWindow, SettledWindow
@@ -36,7 +38,7 @@ from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import release_some
 from app.mapping.repository import share_lock
-from app.mapping.resolve import Rules
+from app.mapping.resolve import InParts, Rules
 from app.mapping.snapshots import Snapshots
 from app.openmeter.report import InvalidMessage, UnknownType, UsageReport, parse_message
 
@@ -194,15 +196,21 @@ class Booker:
             parked = [*admitted.parked, *unapproved]
             if not windows and not parked:
                 return Round(len(deliveries))
-            batch = await self._resolver.resolve(connection, windows, now)
+            again = await _divided(connection, windows)
+            batch = await self._resolver.resolve(
+                connection, [w for w in windows if w.id not in again], now
+            )
+            covered = await cover(connection, [*again.values(), *batch.covered], now=now)
+            displaced = await displace(connection, batch.targets)
             booked = await record(
                 connection,
-                batch.targets,
-                batch.standing,
+                displaced.targets,
+                [w for w in batch.standing if w.id not in displaced.ids] + displaced.standing,
                 now=now,
                 linger=self._linger,
             )
-            settled = [*parked, *batch.waiting, *booked]
+            waiting = [w for w in batch.waiting if w.id not in displaced.ids]
+            settled = [*parked, *waiting, *covered, *displaced.settle(booked)]
             await facts.settle_windows(connection, settled, now=now)
         reasons = Counter(w.reason for w in settled if w.state == "parked" and w.reason)
         looked_at = len(windows) + len(parked)
@@ -217,6 +225,15 @@ class Booker:
             [window for window in windows if asked[window.id] is None],
             [parked for parked in asked.values() if parked is not None],
         )
+
+
+async def _divided(
+    connection: AsyncConnection, windows: Sequence[PendingWindow]
+) -> dict[int, tuple[PendingWindow, InParts]]:
+    """Revised windows that have parts: these go on counting in their place."""
+    revised = {w.id: w for w in windows if w.revision > 1 and w.usage_record_id is None}
+    found = await boundaries(connection, revised)
+    return {id_: (revised[id_], InParts(boundary)) for id_, boundary in found.items()}
 
 
 async def _keep(

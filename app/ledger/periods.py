@@ -93,6 +93,8 @@ async def known_periods(
     connection: AsyncConnection, subscription_items: Collection[str]
 ) -> dict[str, list[Period]]:
     """The periods of some items that have something booked, but for the lump before them all."""
+    if not subscription_items:
+        return {}
     rows = await connection.execute(
         text(
             """

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger.periods import known_periods
+from app.ledger.provisional import overlapped
 from app.ledger.windows import AWAITING_SNAPSHOT, PendingWindow, SettledWindow, parked_beside
 from app.mapping.cached import CachedMappings, KnownMappings
 from app.mapping.models import SubscriptionSnapshot
@@ -101,8 +102,9 @@ class BatchResolver:
         now: datetime,
     ) -> list[tuple[PendingWindow, Booking | NeedsSnapshot]]:
         """Look up the periods of late windows, all at once, and settle these."""
-        items = {late.place.item.id for _, late in found if isinstance(late, Late)}
-        periods = await known_periods(connection, items) if items else {}
+        late = [(window, late) for window, late in found if isinstance(late, Late)]
+        periods = await known_periods(connection, {found.place.item.id for _, found in late})
+        flushed = {by for _, by in await overlapped(connection, [window for window, _ in late])}
         return [
             (
                 window,
@@ -112,6 +114,7 @@ class BatchResolver:
                     periods.get(resolution.place.item.id, ()),
                     self._rules,
                     now,
+                    flushed=window.id in flushed,
                 )
                 if isinstance(resolution, Late)
                 else resolution,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,6 +15,9 @@ from app.mapping.releases import KEY_ORDER
 from app.mapping.resolve import WindowFacts, WindowSource
 
 AWAITING_SNAPSHOT = "awaiting_snapshot"
+AWAITING_QUERY = "awaiting_query"
+# Whose value OpenMeter is asked for before they can be booked; the second one was released.
+TO_BE_ASKED: Final = f"('{AWAITING_QUERY}', '{ParkReason.QUERY_UNANSWERED}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ async def claim_pending(
             f"""
             select {WINDOW_COLUMNS} from usage_windows
             where state = 'pending' and (retry_at is null or retry_at <= :now)
+              and coalesce(reason, '') not in {TO_BE_ASKED}
               and (cast(:only as bigint[]) is null or id = any(cast(:only as bigint[])))
             order by id limit :limit for update skip locked
             """  # noqa: S608 - the columns are a constant of this module
@@ -214,7 +218,8 @@ async def settle_windows(
                                     then coalesce(t.slipped_from, w.slipped_from) end,
                 slipped_to = case when t.usage_record_id is not null
                                   then coalesce(t.slipped_to, w.slipped_to) end,
-                booked_at = case when t.state = 'booked' then cast(:now as timestamptz) end
+                booked_at = case when t.state in ('booked', 'covered')
+                                 then cast(:now as timestamptz) end
             from unnest(
                 cast(:id as bigint[]), cast(:state as text[]), cast(:reason as text[]),
                 cast(:detail as text[]), cast(:retry_at as timestamptz[]),

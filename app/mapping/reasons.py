@@ -24,6 +24,7 @@ class ParkReason(StrEnum):
     PERIOD_NOT_OPEN = "period_not_open"
     OVERLAPS_WINDOW = "overlaps_window"
     NEEDS_APPROVAL = "needs_approval"
+    QUERY_UNANSWERED = "query_unanswered"
     BOOKING_FAILED = "booking_failed"
 
 
@@ -80,6 +81,10 @@ ACTIONS: Final[dict[ParkReason, str]] = {
     ParkReason.NEEDS_APPROVAL: (
         "The correction takes away more than APPROVE_REDUCTIONS_ABOVE. What was booked stays until "
         "the window is released, which approves this correction."
+    ),
+    ParkReason.QUERY_UNANSWERED: (
+        "OpenMeter did not tell the period's value. Check OPENMETER_API_URL and OPENMETER_API_KEY "
+        "(`meterbridge doctor`); it is asked again by itself."
     ),
     ParkReason.BOOKING_FAILED: (
         "A defect of this program: the log has the error. Report it, and release the window after "

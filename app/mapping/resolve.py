@@ -244,9 +244,18 @@ def resolve(
 
 
 def settle_late(
-    window: WindowFacts, late: Late, known: Iterable[Period], rules: Rules, now: datetime
+    window: WindowFacts,
+    late: Late,
+    known: Iterable[Period],
+    rules: Rules,
+    now: datetime,
+    *,
+    flushed: bool = False,
 ) -> Booking:
     """What becomes of a late window; `known` are the item's periods that have something booked.
+
+    `flushed`: its usage was booked provisionally before the period ended, so that only what the
+    two differ by is late.
 
     Stripe has a short grace under `sum`: within it the record is tried at its own timestamp. Later,
     or where nobody knows the window's period, it is booked there as closed, to be carried forward.
@@ -260,7 +269,7 @@ def settle_late(
     added_up = late.place.combination is Combination.SUM
     in_grace = added_up and own is not None and now < item.period_start + GRACE
     carried = added_up and late.place.late_policy is LatePolicy.CARRY_FORWARD
-    if not (in_grace or carried):
+    if not (in_grace or carried or flushed):
         return Parked(
             ParkReason.PERIOD_CLOSED,
             f"{late.at.isoformat()} is not after the current period's start "

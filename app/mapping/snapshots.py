@@ -6,10 +6,10 @@ many windows need it, and shared: memory, then the database, then Stripe.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import case, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,6 +18,7 @@ from app.db import among, transaction
 from app.mapping.cache import Cache
 from app.mapping.models import SnapshotItem, SubscriptionSnapshot
 from app.mapping.releases import ask
+from app.mapping.resolve import ENDED
 from app.stripe_client import ProblemKind, StripeAnswered, StripeClient, Subscription
 from app.tables import subscription_snapshots
 
@@ -92,8 +93,10 @@ class Snapshots:
         *,
         lookups: AsyncEngine,
         size: int,
+        flush_before: timedelta = timedelta(minutes=3),
     ) -> None:
         self._engine = engine
+        self._flush_before = flush_before
         self._lookups = lookups
         self._memory: Cache[str, SubscriptionSnapshot] = Cache(
             self._load, ttl=MEMORY_TTL, negative_ttl=NEGATIVE_TTL, size=size
@@ -151,11 +154,14 @@ class Snapshots:
             )
             snapshot = _remembering(snapshot, before)
             body = _to_body(snapshot)
+            ends = ends_at(snapshot)
             statement = insert(subscription_snapshots).values(
                 subscription=snapshot.subscription,
                 fetched_at=snapshot.fetched_at,
                 found=snapshot.found,
                 body=body,
+                ends_at=ends,
+                flush_at=None if ends is None else ends - self._flush_before,
             )
             await connection.execute(
                 statement.on_conflict_do_update(
@@ -164,6 +170,16 @@ class Snapshots:
                         "fetched_at": statement.excluded.fetched_at,
                         "found": statement.excluded.found,
                         "body": statement.excluded.body,
+                        "ends_at": statement.excluded.ends_at,
+                        "flush_at": case(
+                            (
+                                subscription_snapshots.c.ends_at.is_distinct_from(
+                                    statement.excluded.ends_at
+                                ),
+                                statement.excluded.flush_at,
+                            ),
+                            else_=subscription_snapshots.c.flush_at,
+                        ),
                     },
                     # A slower read must not put an older answer over a newer one.
                     where=subscription_snapshots.c.fetched_at <= statement.excluded.fetched_at,
@@ -176,6 +192,14 @@ class Snapshots:
                 {"channel": CHANNEL, "name": snapshot.subscription},
             )
         return snapshot
+
+
+def ends_at(snapshot: SubscriptionSnapshot) -> datetime | None:
+    """When the current period ends, or the subscription itself before that."""
+    if snapshot.status in ENDED or not snapshot.items:
+        return None
+    ends = [item.period_end for item in snapshot.items]
+    return min([*ends, snapshot.cancel_at] if snapshot.cancel_at is not None else ends)
 
 
 def _remembering(
