@@ -186,6 +186,27 @@ async def test_of_parked_windows_that_are_released_together_one_is_billed(
     assert await states(world) == {(1, 3): "booked", (2, 4): "overlaps_window", (3, 5): "booked"}
 
 
+async def test_of_released_windows_in_different_hands_the_smaller_id_is_billed(
+    world: World, replica: Replica
+) -> None:
+    """The other one is pending, too, but was not looked at: it must not keep the first away."""
+    await world.deliver(span(0, 24, 1))
+    await replica.book()
+    await world.deliver(span(1, 3, 2), span(2, 4, 3))
+    await replica.book()
+    await world.run("delete from usage_windows where state = 'booked'")
+    await world.run("update usage_windows set state = 'pending', reason = null")
+    async with transaction(world.engine) as connection:
+        await connection.execute(
+            text("select 1 from usage_windows where window_end = :end for update"),
+            {"end": DAY + 4 * HOUR},
+        )
+        await replica.book()
+    assert await states(world) == {(1, 3): "booked", (2, 4): "pending"}
+    await replica.book()
+    assert await states(world) == {(1, 3): "booked", (2, 4): "overlaps_window"}
+
+
 async def test_a_window_that_waits_for_its_mapping_counts_all_the_same(
     unmapped: World, replica: Replica
 ) -> None:
