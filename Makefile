@@ -25,7 +25,7 @@ run: $(STAMP) ## Start the service for a real account (settings: environment or 
 	$(BIN)/meterbridge serve $(ARGS)
 
 test: $(STAMP) ## All tests, on a PostgreSQL of our own unless TEST_DATABASE_URL names one
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import rules
 	$(BIN)/ruff check .

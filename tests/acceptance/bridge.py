@@ -15,9 +15,10 @@ from app.commands.draining import drain
 from app.config import Settings
 from app.db import create_engine, database_url
 from app.mapping.file import from_yaml, to_mappings
-from tests.acceptance.processes import Program, answering, free_port, run, until
+from tests.acceptance.processes import Program, answering, run, until
 from tests.acceptance.sender import METER, SECRET, Message, Sender, account
 from tests.dispatch.stripe_side import KEY, PRICE, StripeSide
+from tests.ports import free_port
 
 TOKEN = "an-admin-token-of-the-tests"
 # Subjects 1 and 2 share an item; subject 9 has no mapping.

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy.engine import URL
 
 from tests.acceptance.bridge import Bridge
-from tests.acceptance.processes import Program, answering, free_port
+from tests.acceptance.processes import Program, answering
 from tests.dispatch.stripe_side import StripeSide
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")

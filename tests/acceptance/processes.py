@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,13 +15,6 @@ ROOT = Path(__file__).parents[2]
 DEADLINE = 60.0
 RUN_CLI = "from app.cli import main; main()"
 KILLED = -signal.SIGKILL
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port: int = bound.getsockname()[1]
-        return port
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:

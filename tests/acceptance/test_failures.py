@@ -12,9 +12,10 @@ from alembic import command
 from app.db import alembic_config, database_url
 from app.embedded import RunningServer, start
 from tests.acceptance.bridge import Bridge
-from tests.acceptance.processes import answering, free_port, run, until
+from tests.acceptance.processes import answering, run, until
 from tests.acceptance.sender import Sender, Usage, message
 from tests.dispatch.stripe_side import StripeSide
+from tests.ports import free_port
 
 pytestmark = pytest.mark.acceptance
 

@@ -8,8 +8,9 @@ import asyncpg
 import pytest
 
 from tests.acceptance.bridge import MAPPINGS, Bridge
-from tests.acceptance.processes import free_port, until
+from tests.acceptance.processes import until
 from tests.acceptance.sender import METER, Message, Sender, Usage, message
+from tests.ports import free_port
 
 pytestmark = pytest.mark.acceptance
 # The advisory lock under which replicas that start together migrate one after the other.

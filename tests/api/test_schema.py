@@ -1,7 +1,6 @@
 """The published description is the truth: schemathesis tries every route of the real program."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy.engine import URL
 
 from tests.api.conftest import SECRET, TOKEN
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 PROGRAM = [sys.executable, "-c", "from app.cli import main; main()"]
@@ -36,9 +36,7 @@ def test_openapi_says_what_every_route_may_answer(app: FastAPI) -> None:
 @pytest.fixture
 def address(fresh_url: URL, tmp_path: Path) -> Iterator[str]:
     """The real program, receiving only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "DATABASE_URL": fresh_url.render_as_string(hide_password=False),

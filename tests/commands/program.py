@@ -12,8 +12,9 @@ from pathlib import Path
 from typer.testing import CliRunner, Result
 
 from app.cli import app
-from app.commands.demo_children import clean_environment, free_port
+from app.commands.demo_children import clean_environment
 from app.commands.demo_http import LocalApi, NoAnswer
+from tests.ports import free_port
 
 MAIN = "from app.cli import main; main()"
 DEADLINE = 60.0

@@ -2,8 +2,8 @@
 
 import base64
 
-from app.commands.demo_children import free_port
 from tests.commands.program import Program
+from tests.ports import free_port
 
 USAGE = ("--subject", "customer-1", "--meter", "api_calls", "--value", "7")
 OTHER_SECRET = "whsec_" + base64.b64encode(b"x" * 24).decode()

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,7 +13,7 @@ from app.dispatch.decide import MOST_FAILURES
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
 from app.ledger.status import StatusRepository
-from app.stripe_client import StripeClient
+from app.stripe_client import StripeClient, UsageRecordAnswer
 from tests.dispatch.ledger import AT, NOW, SeededLedger
 from tests.dispatch.stripe_side import StripeSide
 from tests.dispatch.workers import DEADLINE, build, sending, until
@@ -281,19 +282,27 @@ async def test_a_lane_that_was_lost_is_left_to_its_new_holder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The database was away for longer than a lease; meanwhile another worker took the lane."""
-    monkeypatch.setattr(dispatcher, "RENEW_EVERY", 0.02)
+    monkeypatch.setattr(dispatcher, "RENEW_EVERY", 0.1)
     for second in range(3):
         await ledger.want(1, 5, at=AT + second)
-    slow = stripe.inject("latency", ms=500)
-    async with sending(engine, client):
+    post = client.post_usage_record
+    in_flight = asyncio.Event()
 
-        async def in_flight() -> bool:
-            return stripe.met(slow) == 1
+    async def noticed() -> bool:
+        return not worker._leases
 
-        async def answered() -> bool:
-            return bool(await ledger.attempts())
+    async def slow(**record: Any) -> UsageRecordAnswer:
+        in_flight.set()
+        answer = await post(**record)
+        await until(noticed, "the worker has noticed that the lane is lost")
+        return answer
 
-        await until(in_flight, "a call is in flight")
+    async def answered() -> bool:
+        return bool(await ledger.attempts())
+
+    monkeypatch.setattr(client, "post_usage_record", slow)
+    async with sending(engine, client) as worker:
+        await asyncio.wait_for(in_flight.wait(), DEADLINE)
         await ledger.run(
             "update subscription_lanes set lease_token = gen_random_uuid(), leased_by = 'w2', "
             "leased_until = clock_timestamp() + interval '1 hour'"
