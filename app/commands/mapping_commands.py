@@ -7,6 +7,7 @@ import typer
 
 from app.clock import SystemClock
 from app.commands.starting import begin, console, open_engine, run_async
+from app.mapping.evidence import Asked
 
 mappings_app = typer.Typer(
     help="Which subject pays by which subscription, which meter by which price.",
@@ -63,3 +64,49 @@ def mappings_list() -> None:
             return await MappingRepository(engine).everything()
 
     print_mappings(console, run_async(go))
+
+
+@mappings_app.command("discover")
+def mappings_discover(
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Map what is proposed; nothing that stands is changed.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object in place of tables.")
+    ] = False,
+    source: Annotated[
+        Asked,
+        typer.Option(
+            help="Whom to ask: the metadata at Stripe, OpenMeter's customers (of subjects that "
+            "have usage, but no mapping), or all. OpenMeter needs OPENMETER_API_URL."
+        ),
+    ] = Asked.ALL,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-o", help="Write the proposals as a mapping file; it must not exist yet."
+        ),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(
+            help="The most subscriptions, customers and subjects to read; 100 cost one read at "
+            "Stripe, where reads are rationed.",
+            min=1,
+            max=1_000_000,
+        ),
+    ] = 10_000,
+) -> None:
+    """Find out which subscription pays for which subject, and propose it; nothing is guessed.
+
+    A subject may stand under the metadata key openmeter_subject of its subscription, or of a
+    customer with one active subscription that has a mapped price; several are separated by commas
+    or spaces. OpenMeter's customers lead there by their subjects and their customer at Stripe.
+
+    Exit code 1 says that something is in doubt: it is told with what to do, and not proposed.
+    """
+    from app.commands.discovery import Wish, run
+
+    settings = begin(log_format="text")
+    wish = Wish(source, apply, as_json, file, limit)
+    raise typer.Exit(run_async(lambda: run(settings, wish, console=console)))

@@ -28,6 +28,14 @@ class Source(StrEnum):
     BOTH = "stripe and openmeter"
 
 
+class Asked(StrEnum):
+    """Which sources are asked."""
+
+    STRIPE = "stripe"
+    OPENMETER = "openmeter"
+    ALL = "all"
+
+
 class Gap(StrEnum):
     """Where the way from a subject to a subscription ends."""
 

@@ -434,7 +434,9 @@ def test_every_subject_is_told_once_and_none_is_lost(
     reading: Reading, spans: list[SubjectMapping]
 ) -> None:
     seen = found(reading, *spans)
-    told = [one.subject for one in (*seen.proposals, *seen.ambiguous, *seen.unresolved)]
+    told = [one.subject for one in seen.proposals]
+    told += [one.subject for one in seen.ambiguous]
+    told += [one.subject for one in seen.unresolved]
     assert len(told) == len(set(told))
     mentioned = {a.subject for a in reading.attributions}
     values = [one.named for one in reading.subscriptions]
