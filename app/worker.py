@@ -4,9 +4,10 @@ import asyncio
 import logging
 import signal
 
-from app.bootstrap import database, services, stripe_key, working
+from app.bootstrap import database, services, working
 from app.config import Settings
 from app.main import announce, settle_garbage_collector
+from app.workshop import stripe_key
 
 logger = logging.getLogger(__name__)
 

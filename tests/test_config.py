@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.bootstrap import open_client
 from app.config import Settings, load_settings
 from app.db import database_url
 from app.errors import SettingsError
+from app.workshop import open_client
 
 GOOD_SECRET = "whsec_" + base64.b64encode(b"k" * 24).decode()
 MARK = "DoNotShowMe"

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.bootstrap import open_client, open_openmeter
 from app.clock import SystemClock
 from app.commands.discovering import Paces, Reader, Tell, apply
 from app.commands.discovery_output import Outcome, as_json, mapping_file, print_outcome
@@ -23,6 +22,7 @@ from app.mapping.file import Mappings
 from app.mapping.repository import MappingRepository
 from app.mapping.unmapped import unmapped_subjects
 from app.openmeter.api import OpenMeterClient
+from app.workshop import open_client, open_openmeter
 
 
 @dataclass(frozen=True, slots=True)

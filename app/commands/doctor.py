@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 
 from rich.console import Console
 
-from app.bootstrap import open_client, open_openmeter
 from app.clock import SystemClock
 from app.commands.doctor_findings import (
     Finding,
@@ -21,6 +20,7 @@ from app.commands.doctor_openmeter import openmeter_finding
 from app.commands.doctor_stripe import StripeExamination, key_finding
 from app.config import Settings
 from app.errors import SettingsError
+from app.workshop import open_client, open_openmeter
 
 
 async def run(load: Callable[[], Settings], *, json_wanted: bool, console: Console) -> int:

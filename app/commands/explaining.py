@@ -5,7 +5,6 @@ from typing import Final
 
 from rich.console import Console
 
-from app.bootstrap import open_client
 from app.clock import SystemClock
 from app.commands.explaining_page import print_explanation
 from app.commands.starting import open_engine
@@ -14,6 +13,7 @@ from app.ledger.explaining import ExplainingRepository
 from app.ledger.explanation import Explanation, explain
 from app.ledger.selection import Selection
 from app.routers.explain_views import ExplanationView
+from app.workshop import open_client
 
 OPTIONS: Final = {
     "item": "--item",

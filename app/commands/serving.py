@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack
 
 import uvicorn
 
-from app.bootstrap import database, receiving, services, stripe_key, working
+from app.bootstrap import database, receiving, services, working
 from app.commands.listening import bind
 from app.config import Settings
 from app.main import announce, create_app, settle_garbage_collector
 from app.migrating import migrate
+from app.workshop import stripe_key
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.bootstrap import RenewedDispatcher, Services, Workshop, working
+from app.bootstrap import Services, working
 from app.dispatch.dispatcher import Dispatcher
 from app.ledger.loop import BookingLoop
 from app.supervision import Supervisor
+from app.workshop import RenewedDispatcher, Workshop
 
 
 @dataclass

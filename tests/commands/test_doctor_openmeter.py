@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.bootstrap import open_openmeter
 from app.commands.demo_http import LocalApi
 from app.commands.doctor_findings import Finding, Level
 from app.commands.doctor_openmeter import openmeter_finding
 from app.config import Settings
+from app.workshop import open_openmeter
 from tests.commands.program import Program
 from tests.openmeter_side.answers import Answer, unavailable
 from tests.openmeter_side.serving import serving

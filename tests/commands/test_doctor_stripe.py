@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from app.bootstrap import open_client
 from app.clock import SystemClock
 from app.commands.demo_http import LocalApi
 from app.commands.doctor_findings import Finding, Level
@@ -14,6 +13,7 @@ from app.commands.doctor_stripe import StripeExamination, key_finding, mapped_no
 from app.config import Settings
 from app.mapping.file import Mappings, from_yaml, to_mappings
 from app.mapping.models import SubjectMapping
+from app.workshop import open_client
 
 KEY = "sk_test_sandbox"
 MAPPINGS = """
@@ -197,6 +197,16 @@ SUBSCRIPTIONS = [
         "parked",
     ),
     (
+        "one item of a split meter missing",
+        MAPPINGS.replace("price: price_calls", "price: price_other, groups: {a: b}").replace(
+            "subjects:", "  - {meter: calls, price: price_calls}\nsubjects:"
+        ),
+        lambda _: None,
+        Level.WARNING,
+        "bills calls, tokens; it has no item for calls (a=b)",
+        "parked",
+    ),
+    (
         "two items",
         MAPPINGS.replace("price_calls", "[price_calls, price_tokens]"),
         lambda _: None,
@@ -221,28 +231,20 @@ SUBSCRIPTIONS = [
         "meter events",
     ),
     (
-        "not added up",
-        EXTRA,
-        _extra_price(aggregate_usage="max"),
-        Level.PROBLEM,
-        "aggregate_usage max",
-        "aggregate_usage=sum",
-    ),
-    (
         "threshold of the subscription",
         MAPPINGS,
         _changed("/subscriptions/sub_1/thresholds", "PUT", amount_gte=500),
-        Level.PROBLEM,
-        "billing thresholds",
-        "Remove the thresholds",
+        Level.OK,
+        "bills calls, tokens",
+        "",
     ),
     (
         "threshold of an item",
         MAPPINGS,
         _changed("/subscription_items/si_sub_1_0/thresholds", "PUT", usage_gte=500),
-        Level.PROBLEM,
-        "billing thresholds",
-        "Remove the thresholds",
+        Level.OK,
+        "bills calls, tokens",
+        "",
     ),
     (
         "no meters yet",
