@@ -1,11 +1,14 @@
 """`meterbridge explain`, the real command on a real database."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.commands.demo_http import LocalApi
 from app.mapping.file import from_yaml, to_mappings
+from app.stripe_client import StripeClient
 from tests.commands.program import Program
 from tests.ledger.explainable import DAY, Written
 from tests.mapping.stripe_side import HOUR, PERIOD_END, SECOND, item
@@ -104,6 +107,36 @@ async def test_it_fits_a_terminal(written: Written, program: Program) -> None:
     done = program.run(*ITEM, "--no-stripe", COLUMNS="80")
     assert done.returncode == 0
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+async def test_what_the_sandbox_says_is_on_the_page(
+    engine: AsyncEngine, program: Program, control: LocalApi
+) -> None:
+    """The real client, and the very bounds that booking took from Stripe."""
+    control.call("POST", "/_sandbox/customers", {"id": "cus_1"})
+    control.call("POST", "/_sandbox/prices", {"id": "price_1"})
+    control.call(
+        "POST",
+        "/_sandbox/subscriptions",
+        {"id": "sub_1", "customer": "cus_1", "items": [{"id": "si_1", "price": "price_1"}]},
+    )
+    async with StripeClient(api_key="sk_test_sandbox", base_url=control.url) as client:
+        found = await client.subscription("sub_1")
+        assert found.current_period_start is not None
+        assert found.current_period_end is not None
+        start = datetime.fromtimestamp(found.current_period_start, UTC)
+        end = datetime.fromtimestamp(found.current_period_end, UTC)
+        made = Written(engine)
+        period = await made.period(
+            period_start=start, period_end=end, exact_numerator=0, rounded_total=0
+        )
+        await made.record(period, start + SECOND, 0)
+    when = str(found.current_period_start)
+    done = program.run(
+        "explain", "--item", "si_1", "--period", when, STRIPE_API_BASE=control.url, COLUMNS="300"
+    )
+    assert "0 reported, Stripe says 0. Everything from OpenMeter is billed." in done.stdout
+    assert "The period is open: the figure still moves." in done.stdout
 
 
 @pytest.mark.parametrize(
