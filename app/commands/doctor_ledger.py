@@ -20,6 +20,7 @@ from app.errors import DatabaseUnavailable, MeterbridgeError
 from app.health import Check, Health
 from app.ledger.status import LineRow, StatusRepository, Summary
 from app.mapping.file import Mappings
+from app.mapping.fitting import MappingNote, whole_periods
 from app.mapping.reasons import ACTIONS, ParkReason
 from app.mapping.repository import MappingRepository
 
@@ -73,9 +74,18 @@ class Ledger:
 
     async def mappings(self, engine: AsyncEngine) -> Mappings | None:
         """All mappings, and whether there are any."""
-        found = await self._told(MappingRepository(engine).everything)
-        if found is not None:
-            self._tell(mappings_finding(found))
+        repository = MappingRepository(engine)
+        found = await self._told(repository.everything)
+        if found is None:
+            return None
+        self._tell(mappings_finding(found))
+        standing = found
+        applied = await self._told(lambda: repository.preview(standing))
+        openmeter_api = self._settings.openmeter_api_url is not None
+        for note in whole_periods(found, openmeter_api=openmeter_api):
+            self._tell(note_finding(note, "Set OPENMETER_API_URL, or take whole_period out."))
+        for note in applied.notes if applied else ():
+            self._tell(note_finding(note, ACTIONS[ParkReason.AGGREGATION_MISMATCH]))
         return found
 
     async def _told(self, look: Callable[[], Awaitable[T]]) -> T | None:
@@ -181,3 +191,8 @@ def mappings_finding(mappings: Mappings) -> Finding:
         f"{detail}: all usage is parked",
         "Write a mapping file and run `meterbridge mappings apply FILE`.",
     )
+
+
+def note_finding(note: MappingNote, action: str) -> Finding:
+    """A meter whose usage is parked because of its mapping."""
+    return Finding("mappings", Level.WARNING, f"{note.name}: {note.message}", action)

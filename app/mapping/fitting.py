@@ -29,6 +29,11 @@ class MappingNote:
     groups: str  # of the mapping's filter, in words; empty where it has none
     message: str
 
+    @property
+    def name(self) -> str:
+        """The meter, and the groups of it that the mapping is for."""
+        return f"{self.meter} ({self.groups})" if self.groups else self.meter
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:

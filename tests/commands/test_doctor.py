@@ -23,8 +23,12 @@ from app.dispatch.line import stop_line
 from app.dispatch.reasons import HoldReason, StopReason
 from app.errors import SettingsError
 from app.ledger.status import LineRow, Summary
+from app.mapping.file import from_yaml, to_mappings
 from app.mapping.reasons import ParkReason
+from app.mapping.repository import MappingRepository
 from tests.commands.program import SECRET, TOKEN, Program
+from tests.mapping.seen_side import keep, series
+from tests.mapping.stripe_side import item, snapshot
 
 PASSWORD = "pa55word-of-nobody"
 NOW = datetime(2026, 3, 15, tzinfo=UTC)
@@ -124,6 +128,35 @@ async def test_a_line_that_is_stopped(fresh_url: URL, engine: AsyncEngine) -> No
     for words in ("key_refused", "HTTP 401", "2026-03-15 00:00 UTC"):
         assert words in seen["line"].detail
     assert "STRIPE_API_KEY" in seen["line"].action
+
+
+async def test_a_whole_period_that_nobody_can_ask_for(fresh_url: URL, engine: AsyncEngine) -> None:
+    file = "meters: [{meter: users, price: p, groups: {plan: pro}, whole_period: true}]"
+    await MappingRepository(engine).replace(to_mappings(from_yaml(file)), now=NOW)
+    chosen = settings(plain(fresh_url))
+    told = by_check(await found(chosen))["mappings"]
+    assert told.level is Level.WARNING
+    assert told.detail.startswith("users (plan=pro): whole_period needs OPENMETER_API_URL")
+    asked = chosen.model_copy(update={"openmeter_api_url": "http://127.0.0.1:9"})
+    assert "whole_period" not in repr(await found(asked))
+
+
+async def test_a_meter_that_does_not_fit_its_price(fresh_url: URL, engine: AsyncEngine) -> None:
+    file = """
+    meters: [{meter: tokens, price: price_1}, {meter: calls, price: price_2}]
+    subjects: [{subject: customer-1, subscription: sub_1}]
+    """
+    await MappingRepository(engine).replace(to_mappings(from_yaml(file)), now=NOW)
+    await series(engine, "SUM")
+    await keep(engine, snapshot(item(aggregate_usage="max")))
+    told = [
+        finding
+        for finding in await found(settings(plain(fresh_url)))
+        if "price_1" in finding.detail
+    ]
+    assert [(finding.check, finding.level) for finding in told] == [("mappings", Level.WARNING)]
+    assert "aggregate_usage max, the meter aggregates by SUM" in told[0].detail
+    assert "price" in told[0].action
 
 
 async def test_a_record_that_is_unsent_for_long(fresh_url: URL, engine: AsyncEngine) -> None:
