@@ -95,6 +95,7 @@ FAULTS: dict[str, tuple[dict[str, Any], bool]] = {
     "cut before": ({"kind": "cut", "when": "before_execution"}, False),
     "cut after": ({"kind": "cut", "when": "after_execution"}, True),
     "half an answer": ({"kind": "cut", "when": "mid_answer"}, True),
+    "too late": ({"kind": "latency", "ms": 6000, "phase": "answer"}, True),
     "a stored 500": ({"kind": "stored_error"}, False),
     "a stored 500 that was executed": ({"kind": "stored_error", "executed": True}, True),
     "a 503": ({"kind": "status", "status": 503}, False),

@@ -1,6 +1,7 @@
 """A record whose item Stripe calls gone: moved where that is sound, held where it is not."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from app.mapping.models import SubscriptionSnapshot
 from tests.ledger.world import Replica, World, at, row
 from tests.mapping.stripe_side import item, snapshot
 
+MINUTE = timedelta(minutes=1)
 BILLABLE: list[tuple[SubscriptionSnapshot, bool]] = [
     (snapshot(item()), True),
     (snapshot(item("si_2"), item()), True),
@@ -21,8 +23,8 @@ BILLABLE: list[tuple[SubscriptionSnapshot, bool]] = [
     (replace(snapshot(item()), found=False), False),
     (snapshot(item(usage_type="licensed")), False),
     (snapshot(item(billing_meter="mtr_1")), False),
-    (snapshot(item(billing_thresholds=True)), False),
-    (snapshot(item(), billing_thresholds=True), False),
+    (snapshot(item(billing_thresholds=True)), True),
+    (snapshot(item(), billing_thresholds=True), True),
 ]
 
 
@@ -169,3 +171,101 @@ async def test_a_closed_period_of_an_item_that_is_still_there_is_held(
     ]
     assert await world.states() == {"booked": 2}
     assert await replica.book() == []
+
+
+THRESHOLDS = [
+    pytest.param(snapshot(item(), billing_thresholds=True), id="of the subscription"),
+    pytest.param(snapshot(item(billing_thresholds=True)), id="of the item"),
+]
+
+
+@pytest.mark.parametrize("shown", THRESHOLDS)
+async def test_under_thresholds_all_that_is_settled_goes_on_by_increments(
+    world: World, replica: Replica, shown: SubscriptionSnapshot
+) -> None:
+    await world.deliver(*(row(hour, 5) for hour in range(4)))
+    await replica.book()
+    await world.run(
+        "update usage_records set state = 'reported', reported_quantity = 5, due_at = null, "
+        "unsent_since = null where timestamp = :at",
+        at=at(1),
+    )
+    await world.run(
+        "update usage_records set sent_key = 'k', sent_quantity = 5, sent_action = 'set' "
+        "where timestamp = :at",
+        at=at(2),
+    )
+    await world.run("update usage_records set doubtful = true where timestamp = :at", at=at(3))
+    await world.run(
+        "update usage_records set due_at = :later where state = 'due'",
+        later=world.clock.now() + MINUTE,
+    )
+    world.stripe.held["sub_1"] = shown
+    await refused(world, replica, reason="billing_thresholds")
+    rows = await world.rows(
+        "select timestamp, state, increment, due_at, sent_key from usage_records order by timestamp"
+    )
+    assert [(r["state"], r["increment"]) for r in rows] == [
+        ("due", True),
+        ("reported", True),
+        # Of these it is not known what Stripe holds: they are `set` until they are refused.
+        ("due", False),
+        ("due", False),
+    ]
+    assert rows[0]["due_at"] == world.clock.now()
+    assert rows[2]["sent_key"] == "k"
+    [lane] = await world.rows("select due_at from subscription_lanes")
+    assert lane["due_at"] <= world.clock.now()
+    assert await world.states() == {"booked": 4}
+
+
+async def test_thresholds_that_stripe_does_not_show_hold_the_record(
+    world: World, replica: Replica
+) -> None:
+    await world.deliver(row(0, 5))
+    await replica.book()
+    await refused(world, replica, reason="billing_thresholds")
+    found = await record(world)
+    assert (found["state"], found["reason"]) == ("held", "billing_thresholds")
+    assert not found["increment"]
+
+
+async def test_under_thresholds_what_may_have_counted_is_held(
+    world: World, replica: Replica
+) -> None:
+    """An abandoned `set` may stand there: the difference to it is not known."""
+    await world.deliver(row(0, 5))
+    await replica.book()
+    await world.run("update usage_records set doubtful = true")
+    world.stripe.held["sub_1"] = snapshot(item(), billing_thresholds=True)
+    await refused(world, replica, reason="billing_thresholds")
+    found = await record(world)
+    assert (found["state"], found["reason"]) == ("held", "outcome_in_doubt")
+    assert not found["increment"]
+
+
+async def test_under_thresholds_a_record_taken_up_again_is_left_to_that_answer(
+    world: World, replica: Replica
+) -> None:
+    await world.deliver(row(0, 5))
+    await replica.book()
+    await world.run("update usage_records set sent_key = 'k', sent_quantity = 5")
+    world.stripe.held["sub_1"] = snapshot(item(), billing_thresholds=True)
+    await refused(world, replica, reason="billing_thresholds")
+    found = await record(world)
+    assert (found["state"], found["increment"], found["sent_key"]) == ("due", False, "k")
+
+
+async def test_an_item_that_is_gone_is_gone_under_thresholds_too(
+    world: World, replica: Replica
+) -> None:
+    await world.deliver(row(0, 5))
+    await replica.book()
+    world.stripe.held["sub_1"] = snapshot(item("si_new"), billing_thresholds=True)
+    await refused(world, replica, reason="billing_thresholds")
+    await replica.book()
+    assert await world.wanted("si_new") == {at(0): 5}
+    [moved] = await world.rows(
+        "select increment from usage_records where subscription_item = 'si_new'"
+    )
+    assert moved["increment"]
