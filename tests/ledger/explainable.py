@@ -12,10 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import tables
 from app.db import transaction
+from app.ledger.explaining import ExplainingRepository
+from app.ledger.explanation import Explanation, PeriodExplanation, explain
+from app.ledger.selection import ItemSelection, SubjectSelection
 from app.mapping.repository import MappingRepository
 from app.mapping.snapshots import Snapshots
 from app.stripe_client import STRIPE_VERSION, StripeClient
-from tests.mapping.stripe_side import PERIOD_END, PERIOD_START, snapshot
+from tests.mapping.stripe_side import NOW, PERIOD_END, PERIOD_START, snapshot
 from tests.stripe_client.bodies import summary
 
 HOUR = timedelta(hours=1)
@@ -165,3 +168,29 @@ class SummarisingStripe:
             body = {"error": {"type": "api_error", "message": "Something broke"}}
         headers = {"Stripe-Version": STRIPE_VERSION, "Request-Id": "req_s"}
         return httpx.Response(self.status, json=body, headers=headers)
+
+
+class Asking:
+    """Explains with a Stripe behind it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.repository = ExplainingRepository(engine)
+        self.stripe = SummarisingStripe()
+        self.client: StripeClient | None = None
+
+    async def item(
+        self,
+        when: datetime = NOW,
+        *,
+        name: str = "si_1",
+        now: datetime = NOW,
+        after: int | None = None,
+    ) -> PeriodExplanation:
+        page = await self.page(ItemSelection(name, when, after), now=now)
+        [one] = page.periods
+        return one
+
+    async def page(
+        self, selection: ItemSelection | SubjectSelection, *, now: datetime = NOW, ask: bool = True
+    ) -> Explanation:
+        return await explain(self.repository, self.client, selection, now=now, ask_stripe=ask)

@@ -1,7 +1,7 @@
 """From an item and a period down to the webhooks and attempts behind it."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -10,15 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import tables
 from app.errors import NotFound
-from app.ledger import explaining, explaining_sql
-from app.ledger.explained import ExplainedPeriod, SubjectDay
 from app.ledger.explained_words import PeriodStatus, StripeLook
-from app.ledger.explaining import ExplainingRepository
-from app.ledger.explanation import Explanation, PeriodExplanation, explain
-from app.ledger.selection import ItemSelection, SubjectSelection
-from app.mapping.file import from_yaml, to_mappings
-from app.stripe_client import StripeClient
-from tests.ledger.explainable import DAY, SummarisingStripe, Written
+from app.ledger.selection import ItemSelection
+from tests.ledger.explainable import DAY, Asking, Written
 from tests.ledger.world import Replica, World, at, row
 from tests.mapping.stripe_side import HOUR, NOW, PERIOD_END, PERIOD_START, SECOND, item
 
@@ -28,32 +22,6 @@ APRIL = PERIOD_END + timedelta(days=2)
 @pytest.fixture
 def written(engine: AsyncEngine) -> Written:
     return Written(engine)
-
-
-class Asking:
-    """Explains with a Stripe behind it."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.repository = ExplainingRepository(engine)
-        self.stripe = SummarisingStripe()
-        self.client: StripeClient | None = None
-
-    async def item(
-        self,
-        when: datetime = NOW,
-        *,
-        name: str = "si_1",
-        now: datetime = NOW,
-        after: int | None = None,
-    ) -> PeriodExplanation:
-        page = await self.page(ItemSelection(name, when, after), now=now)
-        [one] = page.periods
-        return one
-
-    async def page(
-        self, selection: ItemSelection | SubjectSelection, *, now: datetime = NOW, ask: bool = True
-    ) -> Explanation:
-        return await explain(self.repository, self.client, selection, now=now, ask_stripe=ask)
 
 
 @pytest.fixture
@@ -231,90 +199,6 @@ async def test_a_reason_that_only_a_newer_replica_knows_is_shown(
     assert f"1 window is parked ({reason})" in found.sentence
 
 
-MAPPED = """
-meters:
-  - {meter: tokens, price: price_1}
-  - {meter: calls, price: price_2}
-  - {meter: renamed, price: price_old}
-subjects:
-  - {subject: customer-1, subscription: sub_1, valid_to: 2026-03-20}
-  - {subject: customer-1, subscription: sub_2, valid_from: 2026-03-20}
-  - {subject: other, subscription: sub_2}
-"""
-
-
-async def test_what_waits_for_this_item_and_period_and_nothing_else(
-    written: Written, asking: Asking
-) -> None:
-    await written.mappings.replace(to_mappings(from_yaml(MAPPED)), now=NOW)
-    await written.snapshot(item("si_1"), item("si_2", price_id="price_2"))
-    await written.snapshot(item("si_3"), name="sub_2")
-    later = datetime.fromisoformat("2026-03-21T00:00:00Z")
-    belongs = {
-        await written.window(DAY, 1): True,
-        await written.window(DAY, 1, meter="unheard_of"): False,
-        await written.window(DAY, 1, meter="renamed", reason="item_not_found"): False,
-        await written.window(DAY + HOUR, 1, state="pending", reason=None): True,
-        # Ends with the period: its record stands one second before.
-        await written.window(PERIOD_START, 1): True,
-    }
-    for elsewhere in (
-        written.window(DAY, 1, meter="calls"),  # the other item's price
-        written.window(later, 1),  # by then the subject is on another subscription
-        written.window(DAY, 1, subject="other"),
-        written.window(PERIOD_START - HOUR, 1),  # of the period before
-        written.window(DAY + 5 * HOUR, 1, state="covered", reason="in_parts"),
-    ):
-        await elsewhere
-    found = await asking.item(PERIOD_START)
-    assert {window.id: window.certain for window in found.period.waiting} == belongs
-    assert found.period.waiting_in_all == 5
-    assert found.period.head.id is None  # nothing was booked, and still it is found
-    assert "1 window that may belong here is parked (item_not_found)" in found.sentence
-    assert "1 window is still to be booked." in found.sentence
-    # The last second of the subject's mapping counts, and the first of the next does not.
-    elsewhere_ids = {w.id for w in (await asking.item(later, name="si_3")).period.waiting}
-    assert elsewhere_ids.isdisjoint(belongs)
-    assert len(elsewhere_ids) == 2
-
-
-async def test_a_meter_split_by_group_waits_for_its_own_item(
-    written: Written, asking: Asking
-) -> None:
-    await written.mappings.replace(
-        to_mappings(
-            from_yaml(
-                """
-                meters:
-                  - {meter: tokens, groups: {model: gpt-4}, price: price_2}
-                  - {meter: tokens, price: price_1}
-                subjects: [{subject: customer-1, subscription: sub_1}]
-                """
-            )
-        ),
-        now=NOW,
-    )
-    await written.snapshot(item("si_1"), item("si_2", price_id="price_2"))
-    gpt_4 = await written.window(DAY, 1, group_by={"model": "gpt-4"})
-    rest = await written.window(DAY, 1, group_by={"model": "gpt-3"})
-    for name, window in (("si_1", rest), ("si_2", gpt_4)):
-        found = await asking.item(name=name)
-        assert [(w.id, w.certain) for w in found.period.waiting] == [(window, True)]
-
-
-async def test_a_parked_revision_of_a_booked_window_waits_and_stands(
-    written: Written, asking: Asking
-) -> None:
-    record = await written.record(await written.period(rounded_total=9), DAY, 9)
-    window = await written.window(
-        DAY, 1, record, state="parked", reason="needs_approval", revision=2, amount_numerator=9
-    )
-    found = await asking.item()
-    assert [w.id for w in found.period.waiting] == [window]
-    assert [w.id for w in found.period.records[0].windows] == [window]
-    assert "(needs_approval)" in found.sentence
-
-
 async def test_parts_flushes_and_slipped_spans(written: Written, asking: Asking) -> None:
     record = await written.record(await written.period(), PERIOD_END - SECOND, 7)
     whole = await written.window(
@@ -417,107 +301,3 @@ async def test_unknown_items_and_periods(written: Written, asking: Asking) -> No
     with pytest.raises(NotFound, match=r"It has: 1 Mar 2026 00:00 to 1 Apr 2026 00:00 UTC$"):
         await asking.item(PERIOD_END)
     assert "Nothing from OpenMeter belongs here" in (await asking.item()).sentence
-
-
-async def all_pages(asking: Asking) -> list[ExplainedPeriod]:
-    pages: list[ExplainedPeriod] = []
-    after = None
-    while not pages or after is not None:
-        pages.append((await asking.item(after=after)).period)
-        after = pages[-1].next_after
-        assert len(pages) < 50
-    return pages
-
-
-async def test_pages_hold_every_record_once_with_all_of_its_windows(
-    written: Written, asking: Asking, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(explaining, "BOUNDS", explaining.Bounds(records=3, windows=4))
-    monkeypatch.setattr(explaining, "MOST_ATTEMPTS", 2)
-    period = await written.period()
-    sizes = [1, 2, 2, 7, 0, 0, 0, 0, 3]
-    for hour, size in enumerate(sizes):
-        record = await written.record(period, DAY + hour * HOUR, size)
-        for number in range(size):
-            await written.window(DAY + hour * HOUR, 1, record, subject=f"customer-{number}")
-        for _ in range(hour):
-            await written.attempt(record, size)
-    pages = await all_pages(asking)
-    records = [record for page in pages for record in page.records]
-    assert [record.wanted_quantity for record in records] == sizes
-    assert [record.windows_in_all for record in records] == sizes
-    assert [len(record.windows) for record in records] == [1, 2, 2, 4, 0, 0, 0, 0, 3]
-    assert [len(page.records) for page in pages] == [2, 1, 1, 3, 2]
-    assert [r.attempts_in_all for r in records] == list(range(9))
-    assert max(len(r.attempts) for r in records) == 2
-    assert records[8].attempts[-1].idempotency_key > records[8].attempts[0].idempotency_key
-    assert {page.selected for page in pages} == {9}
-
-
-async def day_of(
-    asking: Asking, subject: str = "customer-1"
-) -> tuple[SubjectDay, tuple[PeriodExplanation, ...], str]:
-    page = await asking.page(SubjectSelection(subject, DAY.date()))
-    assert page.day is not None
-    return page.day, page.periods, page.sentence
-
-
-async def test_a_subject_on_a_day(written: Written, asking: Asking) -> None:
-    march = await written.period()
-    other = await written.period(subscription_item="si_2")
-    ours = await written.record(march, DAY + HOUR - SECOND, 5)
-    await written.window(DAY, 5, ours)
-    await written.window(DAY, 3, ours, subject="customer-2")
-    second = await written.record(other, DAY + HOUR - SECOND, 2, subscription_item="si_2")
-    await written.window(DAY, 2, second, meter="calls")
-    # Midnight ends the day; what ends a second later, or at the day's first moment, does not.
-    last = await written.window(DAY + 23 * HOUR, 1)
-    await written.window(DAY - HOUR, 1)
-    await written.window(DAY + 23 * HOUR + SECOND, 1)
-    covered = await written.window(DAY + HOUR, 1, state="covered", reason="in_parts")
-    await written.record(march, DAY + 9 * HOUR, 100)
-    day, periods, sentence = await day_of(asking)
-    assert (day.windows_in_all, day.booked, day.periods_in_all) == (4, 2, 2)
-    assert {window.id for window in day.aside} == {last, covered}
-    assert [p.period.head.subscription_item for p in periods] == ["si_1", "si_2"]
-    assert [r.id for r in periods[0].period.records] == [ours]
-    assert len(periods[0].period.records[0].windows) == 2
-    assert periods[0].period.totals.wanted == 105  # of the whole period
-    assert sentence == (
-        "customer-1, 9 Mar 2026 (UTC): 4 windows, 2 booked on 2 item periods. "
-        "1 window is parked (no_meter_mapping): Apply a mapping for this meter. "
-        "In place of 1 window others count."
-    )
-    assert asking.stripe.asked == [
-        "/v1/subscription_items/si_1/usage_record_summaries",
-        "/v1/subscription_items/si_2/usage_record_summaries",
-    ]
-
-
-async def test_a_subject_that_nobody_has_heard_of(asking: Asking) -> None:
-    day, periods, sentence = await day_of(asking, "nobody")
-    assert (day.windows_in_all, periods) == (0, ())
-    assert sentence == "nobody, 9 Mar 2026 (UTC): OpenMeter told no window that ends on this day."
-
-
-async def test_a_day_on_many_items_is_bounded_and_says_so(written: Written, asking: Asking) -> None:
-    for number in range(12):
-        name = f"si_{number:02}"
-        period = await written.period(subscription_item=name)
-        record = await written.record(period, DAY, 1, subscription_item=name)
-        await written.window(DAY, 1, record, meter=f"meter_{number}")
-    _, periods, sentence = await day_of(asking)
-    assert len(periods) == 10
-    assert "2 item periods more: ask by item." in sentence
-    assert [p.stripe.look for p in periods].count(StripeLook.NOT_ASKED) == 7
-    assert len(asking.stripe.asked) == 3
-
-
-async def test_one_look_sees_one_state(written: Written, asking: Asking) -> None:
-    period = await written.period()
-    async with asking.repository._look() as connection:
-        before = (await connection.execute(explaining_sql.TOTALS, {"period": period})).one()
-        await written.record(period, DAY, 5)
-        after = (await connection.execute(explaining_sql.TOTALS, {"period": period})).one()
-    assert (before.records, after.records) == (0, 0)
-    assert (await asking.item()).period.totals.records == 1
