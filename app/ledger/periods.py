@@ -111,6 +111,17 @@ async def known_periods(
     return found
 
 
+async def has_ended(connection: AsyncConnection, period: int, *, now: datetime) -> bool:
+    """Whether an item period is over by the clock."""
+    ended: bool = (
+        await connection.execute(
+            text("select period_end <= :now from item_periods where id = :id"),
+            {"id": period, "now": now},
+        )
+    ).scalar_one()
+    return ended
+
+
 async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dict[int, ItemPeriod]:
     """Lock item periods, always in the order of their ids."""
     rows = await connection.execute(

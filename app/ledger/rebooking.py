@@ -2,7 +2,8 @@
 
 Plan changes delete items and make new ones. If a fresh look at Stripe shows that the item can
 indeed not be billed, and nothing of the record stands there, its windows are taken off the record
-and booked anew (or parked under the reason that the fresh snapshot gives). Otherwise it is held.
+and booked anew (or parked under the reason that the fresh snapshot gives). Otherwise it is held; or
+late, where its billing period is over: what the item takes no more is carried to its successor.
 
 A record that was refused because billing thresholds were set up is not gone: it goes on by
 increments.
@@ -12,6 +13,7 @@ by one, at a read each, and fractions that they carry for each other would be le
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -25,6 +27,7 @@ from app.db import transaction
 from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger import windows as facts
+from app.ledger.periods import ItemPeriod
 from app.ledger.placing import Placed, rewrite
 from app.ledger.records import RecordPlace, UsageRecord
 from app.ledger.windows import SettledWindow
@@ -113,7 +116,11 @@ class Rebooker:
             if not (gone and any(w.usage_record_id == record_id for w in windows)):
                 if gone and record.carried > 0 and record.state == "due" and _never_sent(record):
                     # What was carried here has no windows to book anew: it is carried on.
-                    await store.write_records(connection, [replace(record, state="late")])
+                    late = replace(record, state="late", due_at=now)
+                    await store.write_records(connection, [late])
+                    return
+                if gone and await period_store.has_ended(connection, place.item_period_id, now=now):
+                    await _close(connection, periods.values(), now)
                     return
                 await _hold(connection, record_id, OUTCOME_IN_DOUBT if record.doubtful else reason)
                 return
@@ -153,14 +160,17 @@ class Rebooker:
             if any(item.period_start < at for item in current):
                 return False
             locked = await period_store.lock_periods(connection, [place.item_period_id])
-            await period_store.write_periods(
-                connection,
-                [replace(period, closed=True) for period in locked.values()],
-                now=now,
-            )
             await store.lock_lanes(connection, [place.subscription], due_at=None)
-            await store.make_late(connection, place.item_period_id, now=now)
+            await _close(connection, locked.values(), now)
         return True
+
+
+async def _close(connection: AsyncConnection, periods: Iterable[ItemPeriod], now: datetime) -> None:
+    """Stripe takes nothing more for these: what is due there is late."""
+    closed = [replace(period, closed=True) for period in periods]
+    await period_store.write_periods(connection, closed, now=now)
+    for period in closed:
+        await store.make_late(connection, period.id, now=now)
 
 
 async def _go_on_by_increments(
