@@ -19,7 +19,7 @@ subjects:
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pydantic import Field, ValidationError
@@ -27,11 +27,11 @@ from pydantic import Field, ValidationError
 from app.errors import Fault, InvalidMapping
 from app.mapping.entries import SPELLINGS, MeterEntry, Strict, SubjectEntry
 from app.mapping.models import MeterMapping, RecordPer, SubjectMapping
-from app.mapping.splitting import disjoint
+from app.mapping.splitting import Filters
 from app.mapping.yaml_text import NotReadable, read_yaml
 
 MAX_FAULTS = 20
-# Each entry is compared with the others of its meter; and each window with each of them.
+# Each window is compared with each of them.
 MAX_ENTRIES_OF_A_METER = 500
 _WHOLE_FILE = "the file"
 
@@ -94,74 +94,73 @@ def to_mappings(file: MappingFile) -> Mappings:
     return Mappings(meters, subjects)
 
 
+@dataclass(slots=True)
+class _Split:
+    """The entries of one meter so far, with their positions in the file."""
+
+    entries: list[tuple[int, MeterMapping]] = field(default_factory=list)
+    filters: Filters = field(default_factory=Filters)
+    rest: int | None = None  # the position of the entry without a filter
+
+    def add(self, position: int, mapping: MeterMapping) -> None:
+        self.entries.append((position, mapping))
+        if mapping.group_filter:
+            self.filters.add(position, mapping.group_filter)
+        else:
+            self.rest = position
+
+
 def _meters(
     entries: Iterable[MeterEntry], faults: list[Fault]
 ) -> dict[str, tuple[MeterMapping, ...]]:
-    found: dict[str, list[tuple[int, MeterMapping]]] = defaultdict(list)
+    found: dict[str, _Split] = defaultdict(_Split)
     for position, entry in enumerate(entries):
-        mapping, others = entry.mapping(), found[entry.meter]
-        if mapping.whole_period and mapping.record_per in (RecordPer.HOUR, RecordPer.DAY):
-            faults.append(
-                Fault(
-                    f"meters[{position}].record_per",
-                    "whole_period makes one record of the whole period: leave record_per out",
-                )
-            )
-        if len(others) < MAX_ENTRIES_OF_A_METER:
-            faults += _clashes(position, mapping, others)
-        else:
-            faults.append(
-                Fault(
-                    f"meters[{position}].meter",
-                    f"is split into more than {MAX_ENTRIES_OF_A_METER} entries",
-                )
-            )
+        mapping, split = entry.mapping(), found[entry.meter]
+        faults += _faults(f"meters[{position}]", mapping, split)
         if len(faults) >= MAX_FAULTS:
             break
-        others.append((position, mapping))
-    faults += _rests_of_whole_periods(found.values())
+        split.add(position, mapping)
+    for split in found.values():
+        faults += _rest_of_whole_periods(split.entries)
     return {
-        name: tuple(sorted((mapping for _, mapping in held), key=lambda m: m.group_filter))
-        for name, held in found.items()
+        name: tuple(sorted((m for _, m in split.entries), key=lambda m: m.group_filter))
+        for name, split in found.items()
     }
 
 
-def _rests_of_whole_periods(
-    meters: Iterable[Sequence[tuple[int, MeterMapping]]],
-) -> Iterable[Fault]:
-    """OpenMeter's query can be asked for groups, not for all groups but some."""
-    for entries in meters:
-        for position, mapping in entries:
-            if len(entries) > 1 and mapping.whole_period and not mapping.group_filter:
-                yield Fault(
-                    f"meters[{position}].whole_period",
-                    "what the other entries of this meter leave over cannot be queried: name the "
-                    "groups of this one, too",
-                )
-
-
-def _clashes(
-    position: int, mapping: MeterMapping, others: Iterable[tuple[int, MeterMapping]]
-) -> Iterable[Fault]:
-    """The first of the other entries that would take windows which this one takes, too."""
-    mine = mapping.group_filter
-    for at, other in others:
-        if mine == other.group_filter:
-            if mine:
-                yield Fault(f"meters[{position}].groups", f"are those of meters[{at}] again")
-            else:
-                yield Fault(
-                    f"meters[{position}].meter",
-                    f"is named twice (see meters[{at}]); to split it, give one a filter `groups`",
-                )
-            return
-        if mine and other.group_filter and not disjoint(mine, other.group_filter):
+def _faults(path: str, mapping: MeterMapping, split: _Split) -> Iterable[Fault]:
+    """What is wrong with an entry, by itself and beside those of its meter before it."""
+    if mapping.whole_period and mapping.record_per in (RecordPer.HOUR, RecordPer.DAY):
+        yield Fault(
+            f"{path}.record_per",
+            "whole_period makes one record of the whole period: leave record_per out",
+        )
+    if len(split.entries) >= MAX_ENTRIES_OF_A_METER:
+        yield Fault(f"{path}.meter", f"is split into more than {MAX_ENTRIES_OF_A_METER} entries")
+    elif mapping.group_filter:
+        clash = split.filters.clash(mapping.group_filter)
+        if clash is not None:
             yield Fault(
-                f"meters[{position}].groups",
-                f"a window could match these and those of meters[{at}]: name one group in both, "
-                "with different values",
+                f"{path}.groups",
+                f"a window could match these and those of meters[{clash}]: name one group in "
+                "both, with different values",
             )
-            return
+    elif split.rest is not None:
+        yield Fault(
+            f"{path}.meter",
+            f"is named twice (see meters[{split.rest}]); to split it, give one a filter `groups`",
+        )
+
+
+def _rest_of_whole_periods(entries: Sequence[tuple[int, MeterMapping]]) -> Iterable[Fault]:
+    """OpenMeter's query can be asked for groups, not for all groups but some."""
+    for position, mapping in entries:
+        if len(entries) > 1 and mapping.whole_period and not mapping.group_filter:
+            yield Fault(
+                f"meters[{position}].whole_period",
+                "what the other entries of this meter leave over cannot be queried: name the "
+                "groups of this one, too",
+            )
 
 
 def _subjects(

@@ -1,10 +1,9 @@
 """What the database knows of meters and prices before they are mapped to each other."""
 
 from collections.abc import Collection
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.mapping.file import Mappings
@@ -27,9 +26,11 @@ _AGGREGATIONS = text(
 )
 # Of each price what was read last. Only of subscriptions that will pay: what is said of one that
 # nobody pays by any more is never read again, and its lookup key may have gone to another price.
-_ITEMS = text(
+_PRICES = text(
     """
-    select distinct on (item ->> 'price_id') s.fetched_at, item
+    select item ->> 'price_id' as price_id, item ->> 'lookup_key' as lookup_key,
+           item -> 'price_metadata' as metadata, item ->> 'aggregate_usage' as aggregate_usage,
+           max(s.fetched_at) as read
     from subscription_snapshots s, jsonb_array_elements(
         case jsonb_typeof(s.body -> 'items') when 'array' then s.body -> 'items' else '[]' end
     ) as item
@@ -39,7 +40,8 @@ _ITEMS = text(
       and (s.subscription = any(cast(:subscriptions as text[])) or s.subscription in (
           select subscription from subject_mappings where subject <> all(cast(:subjects as text[]))
       ))
-    order by item ->> 'price_id', s.fetched_at desc
+    group by 1, 2, 3, 4
+    order by read
     """
 )
 
@@ -50,17 +52,18 @@ async def what_was_seen(connection: AsyncConnection, wanted: Mappings) -> Seen:
     if not wanted.meters:
         return Seen({}, ())
     meters = await connection.execute(_AGGREGATIONS, {"meters": list(wanted.meters)})
-    items = await connection.execute(
-        _ITEMS,
+    prices = await connection.execute(
+        _PRICES,
         {
             "ended": sorted(ENDED),
             "subscriptions": _subscriptions(wanted),
             "subjects": list(wanted.subjects),
         },
     )
+    newest = {row.price_id: _item(row) for row in prices}
     return Seen(
         {row.meter: row.aggregation for row in meters if row.aggregation is not None},
-        tuple(_item(row.item, row.fetched_at) for row in items),
+        tuple(item for _, item in sorted(newest.items())),
     )
 
 
@@ -68,18 +71,18 @@ def _subscriptions(wanted: Mappings) -> Collection[str]:
     return list({span.subscription for spans in wanted.subjects.values() for span in spans})
 
 
-def _item(item: dict[str, Any], read: datetime) -> SnapshotItem:
-    """The item as far as its price goes; its period is of no interest here."""
-    metadata = item.get("price_metadata")
+def _item(row: Row[Any]) -> SnapshotItem:
+    """Any item with the price: which one, and its period, are of no interest here."""
+    metadata = row.metadata if isinstance(row.metadata, dict) else {}
     return SnapshotItem(
-        item.get("id", ""),
-        item["price_id"],
-        item.get("lookup_key"),
-        tuple(sorted(metadata.items())) if isinstance(metadata, dict) else (),
-        item["usage_type"],
-        item["aggregate_usage"],
+        "",
+        row.price_id,
+        row.lookup_key,
+        tuple(sorted(metadata.items())),
+        usage_type="metered",
+        aggregate_usage=row.aggregate_usage,
         billing_meter=None,
         billing_thresholds=False,
-        period_start=read,
-        period_end=read,
+        period_start=row.read,
+        period_end=row.read,
     )

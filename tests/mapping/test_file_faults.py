@@ -200,7 +200,7 @@ def test_a_split_that_is_wrong_throughout_is_told_up_to_twenty_times() -> None:
     [
         ("meters: [{meter: m, price: p}, {meter: m, price: q}]", "give one a filter `groups`"),
         (SPLIT.format("{a: b}", "{c: d}"), "name one group in both, with different values"),
-        (SPLIT.format("{a: b}", "{a: b}"), "those of meters[0] again"),
+        (SPLIT.format("{a: b}", "{a: b}"), "these and those of meters[0]"),
         (METER.format("whole_period: true, record_per: day"), "leave record_per out"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.errors import InvalidMapping
 from app.mapping.file import MappingFile, to_mappings
 from app.mapping.models import MeterMapping
-from app.mapping.splitting import Filter, describe_name, disjoint, holds, matching
+from app.mapping.splitting import Filter, Filters, describe_name, disjoint, holds, matching
 from tests.mapping.stripe_side import meter, price
 
 REST = meter()
@@ -101,6 +101,23 @@ def test_filters_are_apart_exactly_where_no_window_matches_both(
         both = one | other
         assert holds(left, both)
         assert holds(right, both)
+
+
+@given(st.lists(GROUPS.filter(bool), max_size=8), st.data())
+def test_a_clash_is_found_exactly_where_two_filters_are_not_apart(
+    filters: list[dict[str, str]], data: st.DataObject
+) -> None:
+    """Looked for at any time, between any two additions."""
+    held = Filters()
+    so_far: list[Filter] = []
+    for groups in filters:
+        for asked in data.draw(st.lists(GROUPS.filter(bool), max_size=2)):
+            mine = as_filter(asked)
+            clashing = [n for n, other in enumerate(so_far) if not disjoint(mine, other)]
+            clash = held.clash(mine)
+            assert (clash in clashing) if clashing else clash is None
+        held.add(len(so_far), as_filter(groups))
+        so_far.append(as_filter(groups))
 
 
 @given(st.lists(GROUPS, min_size=1, max_size=6), st.lists(GROUPS, min_size=1, max_size=10))
