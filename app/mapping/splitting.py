@@ -34,12 +34,6 @@ def holds(group_filter: Filter, group_by: Mapping[str, str]) -> bool:
     return True
 
 
-def disjoint(one: Filter, other: Filter) -> bool:
-    """Whether no window can match both filters."""
-    values = dict(one)
-    return any(values.get(name, value) != value for name, value in other)
-
-
 class Filters:
     """The filters of one meter so far, and which of them one more would not be disjoint from.
 

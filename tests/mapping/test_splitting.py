@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.errors import InvalidMapping
 from app.mapping.file import MappingFile, to_mappings
 from app.mapping.models import MeterMapping
-from app.mapping.splitting import Filter, Filters, describe_name, disjoint, holds, matching
+from app.mapping.splitting import Filter, Filters, describe_name, holds, matching
 from tests.mapping.stripe_side import meter, price
 
 REST = meter()
@@ -58,6 +58,12 @@ def test_an_empty_value_is_one_that_a_window_can_have() -> None:
     empty = only(model="")
     assert matching([empty], {"model": ""}) is empty
     assert matching([empty], {}) is None
+
+
+def disjoint(one: Filter, other: Filter) -> bool:
+    """Whether no window can match both filters."""
+    values = dict(one)
+    return any(values.get(name, value) != value for name, value in other)
 
 
 FILTERS: list[tuple[dict[str, str], dict[str, str], bool]] = [
