@@ -69,11 +69,12 @@ async def test_messages_out_of_order_end_at_the_newest(bridge: Bridge) -> None:
 
 async def test_a_burst_of_corrections_is_few_calls(bridge: Bridge) -> None:
     await bridge.know_everything()
-    _, address = await bridge.serve(DISPATCH_LINGER="0.5")
+    # On a busy machine half a second may pass between two deliveries of the burst.
+    _, address = await bridge.serve(DISPATCH_LINGER="2")
     sender = Sender([f"{address}/webhooks/openmeter"])
     await sender.deliver([message(Usage(3, 0, value)) for value in range(1, 61)])
     await bridge.comes_out_even(sender)
-    # Ten lingers at most: a call each 5 s at least, and one for the rest.
+    # Ten lingers at most: a call each 20 s at least, and one for the rest.
     assert len(bridge.stripe.quantities()) <= 4
     assert bridge.stripe.quantities()[-1] == 60
 
