@@ -142,7 +142,8 @@ class Rebooker:
                 given += [other for other in others if other.id not in known]
                 result = rewrite(period, given, emptied, now=now, linger=timedelta(0))
             await period_store.write_periods(connection, [result.period], now=now)
-            await store.write_records(connection, [_emptied(r) for r in result.records])
+            after = {r.id: r for r in given} | {r.id: r for r in result.records}
+            await store.write_records(connection, [_emptied(r) for r in after.values()])
             await facts.settle_windows(
                 connection, [SettledWindow(window.id, "pending") for window in windows], now=now
             )

@@ -67,9 +67,11 @@ async def record(
     locked = await period_store.lock_periods(connection, {p.item_period_id for p in placed})
     for p, (_, target) in zip(placed, targets, strict=False):  # standing ones come after
         locked[p.item_period_id] = _as_booked_now(locked[p.item_period_id], target)
+    locked, placed, refused = _refuse_misfits(locked, placed)
+    newest = {p.key: p.window.svix_id for p in placed}
+    new = {key: target for key, target in new.items() if key in newest}
     await store.lock_lanes(connection, subscriptions, due_at=now + linger)
     if new:
-        newest = {p.key: p.window.svix_id for p in placed}
         await store.add_records(
             connection,
             [
@@ -83,7 +85,6 @@ async def record(
                 for key, target in new.items()
             ],
         )
-    locked, placed, refused = _refuse_misfits(locked, placed)
     by_period: dict[int, list[Placed]] = defaultdict(list)
     for p in placed:
         by_period[p.item_period_id].append(p)
