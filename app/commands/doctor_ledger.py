@@ -15,13 +15,13 @@ from app.bootstrap import database
 from app.commands.doctor_findings import Finding, Level, Tell
 from app.config import Settings
 from app.db import ProgramSchema, create_engine
-from app.dispatch.reasons import HOLD_ACTIONS, STOP_ACTIONS, HoldReason, StopReason
+from app.dispatch.reasons import STOP_ACTIONS, StopReason, hold_action_of
 from app.errors import DatabaseUnavailable, MeterbridgeError
 from app.health import Check, Health
 from app.ledger.status import LineRow, StatusRepository, Summary
 from app.mapping.file import Mappings
 from app.mapping.fitting import MappingNote, whole_periods
-from app.mapping.reasons import ACTIONS, ParkReason
+from app.mapping.reasons import ParkReason, action_of
 from app.mapping.repository import MappingRepository
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ class Ledger:
         for note in whole_periods(found, openmeter_api=openmeter_api):
             self._tell(note_finding(note, "Set OPENMETER_API_URL, or take whole_period out."))
         for note in applied.notes if applied else ():
-            self._tell(note_finding(note, ACTIONS[ParkReason.AGGREGATION_MISMATCH]))
+            self._tell(note_finding(note, action_of(ParkReason.AGGREGATION_MISMATCH)))
         return found
 
     async def _told(self, look: Callable[[], Awaitable[T]]) -> T | None:
@@ -144,7 +144,7 @@ def summary_findings(summary: Summary) -> list[Finding]:
             "parked",
             Level.OK if reason == ParkReason.PERIOD_NOT_OPEN else Level.WARNING,
             f"{count} usage windows: {reason}",
-            ACTIONS[ParkReason(reason)],
+            action_of(reason),
         )
         for reason, count in summary.parked.items()
     ] or [Finding("parked", Level.OK, "no usage window is parked")]
@@ -153,7 +153,7 @@ def summary_findings(summary: Summary) -> list[Finding]:
             "held",
             Level.PROBLEM,
             f"{count} usage records: {reason}",
-            HOLD_ACTIONS[HoldReason(reason)],
+            hold_action_of(reason),
         )
         for reason, count in summary.held.items()
     ] or [Finding("held", Level.OK, "no usage record is held")]

@@ -92,3 +92,12 @@ STOP_ACTIONS: Final[dict[StopReason, str]] = {
         "2025-02-24.acacia. Check STRIPE_API_BASE."
     ),
 }
+
+# A replica of a newer release writes reasons that this one does not know.
+UNKNOWN_ACTION: Final = "This release does not know the reason: look with the newer one."
+
+
+def hold_action_of(reason: str | None) -> str:
+    """What to do about a record that is held for this reason."""
+    known = {str(name): action for name, action in HOLD_ACTIONS.items()}
+    return known.get(reason or "", UNKNOWN_ACTION)

@@ -7,9 +7,9 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
-from app.dispatch.reasons import HOLD_ACTIONS
+from app.dispatch.reasons import hold_action_of
 from app.ledger.explained import ExplainedPeriod, PeriodHead, SubjectDay, Unsettled, Waiting
-from app.mapping.reasons import ACTIONS
+from app.mapping.reasons import action_of as park_action_of
 
 SOURCES: Final[Mapping[str, str]] = {
     "webhook": "told by a webhook",
@@ -83,13 +83,7 @@ def action_of(state: str, reason: str | None) -> str | None:
         return _COVERED_ACTION
     if reason is None or state not in ("parked", "held"):
         return None
-    # A newer replica may know reasons that this one does not.
-    actions: Mapping[str, str] = _PARK_ACTIONS if state == "parked" else _HOLD_ACTIONS
-    return actions.get(reason)
-
-
-_PARK_ACTIONS: Final = {str(reason): action for reason, action in ACTIONS.items()}
-_HOLD_ACTIONS: Final = {str(reason): action for reason, action in HOLD_ACTIONS.items()}
+    return park_action_of(reason) if state == "parked" else hold_action_of(reason)
 
 
 def moment(at: datetime) -> str:

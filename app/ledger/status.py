@@ -124,7 +124,8 @@ class StatusRepository:
                           (select count(*) from deliveries where state = 'received') as deliveries,
                           (select count(*) from usage_windows where state = 'pending')
                               + (select count(*) from window_releases) as windows,
-                          (select count(*) from usage_records where state = 'due') as records,
+                          (select count(*) from usage_records where state in ('due', 'late'))
+                              as records,
                           (select min(unsent_since) from usage_records where state = 'due')
                               as oldest_unsent,
                           (select count(*) from usage_windows where state = 'parked')

@@ -105,3 +105,12 @@ STRIPE_SIDE: Final = frozenset(
         ParkReason.PERIOD_NOT_OPEN,
     }
 )
+
+# A replica of a newer release writes reasons that this one does not know.
+UNKNOWN_ACTION: Final = "This release does not know the reason: look with the newer one."
+
+
+def action_of(reason: str | None) -> str:
+    """What releases a window that is parked for this reason."""
+    known = {str(name): action for name, action in ACTIONS.items()}
+    return known.get(reason or "", UNKNOWN_ACTION)

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, model_validator
 
-from app.dispatch.reasons import HOLD_ACTIONS, STOP_ACTIONS, HoldReason, StopReason
+from app.dispatch.reasons import STOP_ACTIONS, HoldReason, StopReason, hold_action_of
 from app.errors import DatabaseUnavailable, InvalidRequest, NotConfigured, Unauthorized
-from app.mapping.reasons import ACTIONS, ParkReason
+from app.mapping.reasons import ParkReason, action_of
 from app.routers.access import Built, require_admin
 from app.routers.problems import responses
 from app.routers.usage_views import (
@@ -92,12 +92,12 @@ async def summary(built: Built) -> SummaryView:
         deliveries=deliveries,
         windows=windows,
         parked=[
-            ReasonCount(reason=reason, count=count, action=ACTIONS[ParkReason(reason)])
+            ReasonCount(reason=reason, count=count, action=action_of(reason))
             for reason, count in found.parked.items()
         ],
         records=records,
         held=[
-            ReasonCount(reason=reason, count=count, action=HOLD_ACTIONS[HoldReason(reason)])
+            ReasonCount(reason=reason, count=count, action=hold_action_of(reason))
             for reason, count in found.held.items()
         ],
         oldest_unsent=found.oldest_unsent,
@@ -151,9 +151,7 @@ async def list_windows(
             state=row.state,
             reason=row.reason,
             detail=row.detail,
-            action=ACTIONS[ParkReason(row.reason)]
-            if row.state == "parked" and row.reason
-            else None,
+            action=action_of(row.reason) if row.state == "parked" and row.reason else None,
             svix_id=row.svix_id,
             revision=row.revision,
             usage_record_id=row.usage_record_id,
@@ -189,9 +187,7 @@ async def list_records(
             state=row.state,
             reason=row.reason,
             detail=row.detail,
-            action=HOLD_ACTIONS[HoldReason(row.reason)]
-            if row.state == "held" and row.reason
-            else None,
+            action=hold_action_of(row.reason) if row.state == "held" and row.reason else None,
             due_at=row.due_at,
             revision=row.revision,
             failures=row.failures,

@@ -17,6 +17,7 @@ ROUTES = [
     ("PUT", "/v1/mappings"),
     ("POST", "/v1/windows/release"),
     ("POST", "/v1/records/release"),
+    ("POST", "/v1/records/{id}/settle"),
     ("POST", "/v1/deliveries/release"),
 ]
 

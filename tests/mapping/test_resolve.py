@@ -189,6 +189,7 @@ def test_every_reason_is_reached_and_has_an_action() -> None:
         ParkReason.NOT_ACROSS_GROUPS,
         ParkReason.OVERLAPS_WINDOW,
         ParkReason.NEEDS_APPROVAL,
+        ParkReason.QUERY_UNANSWERED,
     }
     assert reached == set(ParkReason) == set(ACTIONS)
     assert all(ACTIONS.values())
