@@ -5,6 +5,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -175,3 +176,44 @@ async def test_a_migration_does_not_wait_behind_a_lock(empty_url: URL) -> None:
 async def test_no_database_is_said_in_one_line() -> None:
     with pytest.raises(DatabaseUnavailable, match="nothing was migrated"):
         await migrate(URL.create("postgresql+asyncpg", host="127.0.0.1", port=9, database="x"))
+
+
+async def test_what_the_release_before_had_goes_on(empty_url: URL) -> None:
+    """Its windows make their series, and what it could not bill is looked at again."""
+    config = alembic_config(empty_url)
+    await asyncio.to_thread(command.upgrade, config, "0001")
+    engine = create_engine(empty_url, pool_size=3)
+    async with transaction(engine) as connection:
+        await connection.execute(
+            text(
+                """
+                with told as (
+                    insert into deliveries (svix_id, body, body_sha256, message_at, received_at,
+                                            state)
+                    values ('msg_1', '', '', now(), now(), 'booked') returning id)
+                insert into usage_windows (meter, subject, group_key, group_by, window_start,
+                    window_end, aggregation, value, subject_contradicts, delivery_id, svix_id,
+                    message_at, state, reason)
+                select 'tokens', 'customer-1', '\\x00', '{}', starts, starts + longest, 'MAX', 1,
+                       contradicts, told.id, 'msg_1', now(), 'parked', reason
+                from told, (values
+                    (timestamptz '2026-03-01', interval '1 day', false, 'aggregation_unsupported'),
+                    ('2026-03-03', '1 hour', false, 'billing_thresholds'),
+                    ('2026-03-05', '2 days', true, 'subject_contradicts')
+                ) as w (starts, longest, contradicts, reason)
+                """
+            )
+        )
+    await migrate(empty_url)
+    async with transaction(engine) as connection:
+        [series] = (await connection.execute(text("select * from usage_series"))).all()
+        released = (await connection.execute(text("select kind, name from window_releases"))).all()
+    await engine.dispose()
+    assert (series.meter, series.subject) == ("tokens", "customer-1")
+    assert series.newest_start == datetime(2026, 3, 3, tzinfo=UTC)
+    assert series.newest_end == datetime(2026, 3, 3, 1, tzinfo=UTC)
+    assert series.longest == timedelta(days=1)
+    assert sorted(released) == [
+        ("reason", "aggregation_unsupported"),
+        ("reason", "billing_thresholds"),
+    ]
