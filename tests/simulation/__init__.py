@@ -1,0 +1,1 @@
+"""A simulated year of syncs over odd billing periods: in which period is usage billed?"""
