@@ -187,7 +187,7 @@ def deliveries(now: datetime) -> Sequence[Delivery]:
             "api_calls",
             story.day(9, "31"),
             aggregation="COUNT",
-            parked="period_closed",
+            parked="before_subscription",
         ),
         story.delivery(
             "a subject that nobody mapped",

@@ -143,3 +143,5 @@ class SubscriptionSnapshot:
     cancel_at: datetime | None = None
     cancel_at_period_end: bool = False
     customer: str | None = None
+    # When the subscription began; None where Stripe does not tell.
+    started_at: datetime | None = None

@@ -20,6 +20,7 @@ class ParkReason(StrEnum):
     PRICE_LICENSED = "price_licensed"
     PRICE_HAS_BILLING_METER = "price_has_billing_meter"
     NOT_ACROSS_GROUPS = "not_across_groups"
+    BEFORE_SUBSCRIPTION = "before_subscription"
     PERIOD_CLOSED = "period_closed"
     PERIOD_NOT_OPEN = "period_not_open"
     OVERLAPS_WINDOW = "overlaps_window"
@@ -67,6 +68,10 @@ ACTIONS: Final[dict[ParkReason, str]] = {
     ParkReason.NOT_ACROSS_GROUPS: (
         "The newest value, or a whole period's, cannot be combined over several groups, subjects "
         "or meters. Give each a price of its own (`groups` in the meter mapping)."
+    ),
+    ParkReason.BEFORE_SUBSCRIPTION: (
+        "The usage is older than the subscription. Map the subject to the subscription that paid "
+        "then (`valid_to`), or leave it: it is not billed."
     ),
     ParkReason.PERIOD_CLOSED: (
         "Stripe takes no usage for a closed period. Bill it by hand (an invoice item), or map the "

@@ -106,7 +106,8 @@ async def release_named(connection: AsyncConnection, ids: Sequence[int], *, vouc
     """Release those of these windows that are parked.
 
     `vouched`: an operator asked, who thereby vouches for rows that contradict their query, and
-    approves what a revision takes away: this revision, not those that may follow.
+    approves what a revision takes away: this revision, not those that may follow. What OpenMeter
+    did not tell is asked for again: without its reason it would be booked with no value.
     """
     await connection.execute(
         text(
@@ -116,7 +117,7 @@ async def release_named(connection: AsyncConnection, ids: Sequence[int], *, vouc
                     and not (:vouched and reason = 'subject_contradicts'),
                 approved_revision = case when :vouched and reason = 'needs_approval'
                                          then revision else approved_revision end,
-                reason = null
+                reason = case when reason = 'query_unanswered' then reason end
             where id in (
                 select id from usage_windows
                 where id = any(cast(:ids as bigint[])) and state = 'parked'

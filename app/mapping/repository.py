@@ -6,7 +6,7 @@ the same transaction.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import select, text, update
@@ -17,7 +17,9 @@ from app.errors import InvalidMapping
 from app.mapping.file import MAX_FAULTS, Mappings
 from app.mapping.fitting import MappingNote, Seen, fit
 from app.mapping.models import MeterMapping, SubjectMapping
+from app.mapping.moving import Moves
 from app.mapping.releases import ask
+from app.mapping.remapping import remap
 from app.mapping.rows import read_meters, read_subjects, write_meters, write_subjects
 from app.mapping.seen import what_was_seen
 from app.tables import mapping_version
@@ -30,10 +32,16 @@ MAX_NOTIFIED = 50
 
 @dataclass(frozen=True, slots=True)
 class AppliedMappings:
-    """What applying mappings found: those that stood before, and what is to be known of the new."""
+    """What applying mappings found: those that stood before, and what is to be known of the new.
+
+    `moves`: usage that stands at Stripe, or is to, and has another place now. `left_out`: what
+    stood for names that were to be mapped only if they are new.
+    """
 
     before: Mappings
     notes: tuple[MappingNote, ...] = ()
+    moves: Moves = field(default_factory=Moves)
+    left_out: Mappings = field(default_factory=lambda: Mappings({}, {}))
 
 
 async def share_lock(connection: AsyncConnection) -> int:
@@ -68,17 +76,28 @@ class MappingRepository:
                 await read_meters(connection, None), await read_subjects(connection, None)
             )
 
-    async def preview(self, wanted: Mappings) -> AppliedMappings:
-        """What `replace` would find; nothing is changed. Raises InvalidMapping as that does."""
+    async def preview(self, wanted: Mappings, *, now: datetime) -> AppliedMappings:
+        """What `replace` would find; nothing is changed. Raises InvalidMapping as that does.
+
+        What would be refused without force is among the moves.
+        """
         async with transaction(self._engine) as connection:
             seen = await what_was_seen(connection, wanted)
-            return _checked(await _named_in(connection, wanted), wanted, seen)
+            applied = _checked(await _named_in(connection, wanted), wanted, seen)
+            changed = _changed(applied.before, wanted)
+            remapping = await remap(connection, applied.before, changed, now=now)
+            return replace(applied, moves=remapping.moves)
 
-    async def replace(self, wanted: Mappings, *, now: datetime) -> AppliedMappings:
+    async def replace(
+        self, wanted: Mappings, *, now: datetime, force: bool = False, only_new: bool = False
+    ) -> AppliedMappings:
         """Make the mappings of what `wanted` names equal to it.
 
-        One transaction: replace, raise the version, release parked windows, notify replicas.
-        Raises InvalidMapping where a meter does not fit its price; nothing is changed then.
+        One transaction: replace, raise the version, release parked windows, have those moved that
+        have another place now, notify replicas. `force`: also where what Stripe holds cannot come
+        down. `only_new`: names that are mapped already are left out.
+        Raises InvalidMapping where a meter does not fit its price, and MovesBilledUsage; nothing
+        is changed then.
         """
         async with transaction(self._engine) as connection:
             # Before the lock: this reads all snapshots, and the lock stops all booking.
@@ -87,15 +106,22 @@ class MappingRepository:
             await connection.execute(
                 text("select pg_advisory_xact_lock(:key)"), {"key": MAPPING_LOCK}
             )
-            applied = _checked(await _named_in(connection, wanted), wanted, seen)
-            changed = _changed(applied.before, wanted)
-            if changed.meters or changed.subjects:
-                await write_meters(connection, changed.meters, now)
-                await write_subjects(connection, changed.subjects, now)
-                await ask(connection, "meter", changed.meters)
-                await ask(connection, "subject", changed.subjects)
-                await _notify(connection, list(changed.meters), list(changed.subjects))
-            return applied
+            stands = await _named_in(connection, wanted)
+            left_out = stands if only_new else Mappings({}, {})
+            before, wanted = _without(stands, left_out), _without(wanted, left_out)
+            applied = replace(_checked(before, wanted, seen), left_out=left_out)
+            changed = _changed(before, wanted)
+            if not (changed.meters or changed.subjects):
+                return applied
+            remapping = await remap(connection, before, changed, now=now)
+            remapping.check(force=force)
+            await remapping.mark(connection)
+            await write_meters(connection, changed.meters, now)
+            await write_subjects(connection, changed.subjects, now)
+            await ask(connection, "meter", changed.meters)
+            await ask(connection, "subject", changed.subjects)
+            await _notify(connection, list(changed.meters), list(changed.subjects))
+            return replace(applied, moves=remapping.moves)
 
 
 def _checked(before: Mappings, wanted: Mappings, seen: Seen) -> AppliedMappings:
@@ -110,6 +136,14 @@ def _changed(before: Mappings, wanted: Mappings) -> Mappings:
     return Mappings(
         {name: held for name, held in wanted.meters.items() if before.meters.get(name) != held},
         {name: held for name, held in wanted.subjects.items() if before.subjects.get(name) != held},
+    )
+
+
+def _without(mappings: Mappings, others: Mappings) -> Mappings:
+    """Those of `mappings` whose names are not among `others`."""
+    return Mappings(
+        {name: held for name, held in mappings.meters.items() if name not in others.meters},
+        {name: held for name, held in mappings.subjects.items() if name not in others.subjects},
     )
 
 

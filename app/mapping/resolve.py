@@ -239,6 +239,13 @@ def resolve(
     if at <= item.period_start:
         if age > REREAD_FOR_OLD_WINDOW:
             return NeedsSnapshot(subscription)
+        if snapshot.started_at is not None and at <= snapshot.started_at:
+            # No period of it was ever open then: what was free, or billed elsewhere, stays so.
+            return Parked(
+                ParkReason.BEFORE_SUBSCRIPTION,
+                f"{at.isoformat()} is not after the start of {subscription} at "
+                f"{snapshot.started_at.isoformat()}",
+            )
         return Late(place, at)
     return _booking(window, place, Period(item.period_start, item.period_end), rules)
 
@@ -288,6 +295,12 @@ def _mapped(
     unfit = message_fits(window)
     if unfit is not None:
         return unfit
+    whole = window.aggregation in WHOLE_PERIOD_ONLY and any(m.whole_period for m in meters)
+    if window.aggregation not in NEEDED and not whole:
+        return Parked(
+            ParkReason.AGGREGATION_UNSUPPORTED,
+            f"aggregation {window.aggregation} cannot be combined from windows",
+        )
     inside = window.window_end - SECOND
     valid = [mapping for mapping in subjects if mapping.covers(inside)]
     if not valid:
@@ -317,17 +330,11 @@ def _place(
     again: datetime,
 ) -> Place | Parked:
     """Whether what the meter measures fits how the price combines it."""
-    if window.aggregation not in NEEDED:
-        if not mapping.whole_period:
-            return Parked(
-                ParkReason.AGGREGATION_UNSUPPORTED,
-                f"aggregation {window.aggregation} cannot be combined from windows",
-            )
-        if not rules.queries:
-            return Parked(
-                ParkReason.AGGREGATION_UNSUPPORTED,
-                "a whole period must be asked from OpenMeter, and OPENMETER_API_URL is not set",
-            )
+    if asked_whole(window, mapping) and not rules.queries:
+        return Parked(
+            ParkReason.AGGREGATION_UNSUPPORTED,
+            "a whole period must be asked from OpenMeter, and OPENMETER_API_URL is not set",
+        )
     combination = combination_of(item.aggregate_usage)
     unfit = misfit(window.aggregation, item.aggregate_usage, whole_period=mapping.whole_period)
     if combination is None or unfit is not None:

@@ -4,14 +4,14 @@ Reads are rationed at Stripe (500 a transaction over 30 days), so a snapshot is 
 many windows need it, and shared: memory, then the database, then Stripe.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import case, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.db import among, transaction
@@ -27,6 +27,11 @@ CHANNEL = "meterbridge_snapshots"
 MEMORY_TTL = 60.0
 NEGATIVE_TTL = 1.0
 ALL = "*"
+# Just after a period's end it is flushed once more: late enough that OpenMeter has taken in the
+# last events, early enough for Stripe's grace.
+AFTER_END = timedelta(seconds=10)
+JUST_ENDED = timedelta(seconds=60)
+SUBSCRIPTION_TIMES = ("cancel_at", "started_at")
 PERIOD_BOUNDS = ("period_start", "period_end", "previous_start", "previous_end")
 
 
@@ -43,13 +48,10 @@ def from_stripe(subscription: Subscription, fetched_at: datetime) -> Subscriptio
         status=subscription.status,
         livemode=subscription.livemode,
         billing_thresholds=subscription.billing_thresholds,
-        cancel_at=(
-            None
-            if subscription.cancel_at is None
-            else datetime.fromtimestamp(subscription.cancel_at, UTC)
-        ),
+        cancel_at=_time(subscription.cancel_at),
         cancel_at_period_end=subscription.cancel_at_period_end,
         customer=subscription.customer,
+        started_at=_time(subscription.start_date),
         items=tuple(
             SnapshotItem(
                 item.id,
@@ -96,7 +98,7 @@ class Snapshots:
         flush_before: timedelta = timedelta(minutes=3),
     ) -> None:
         self._engine = engine
-        self._flush_before = flush_before
+        self.flush_before = flush_before
         self._lookups = lookups
         self._memory: Cache[str, SubscriptionSnapshot] = Cache(
             self._load, ttl=MEMORY_TTL, negative_ttl=NEGATIVE_TTL, size=size
@@ -133,13 +135,7 @@ class Snapshots:
 
     async def _load(self, names: Sequence[str]) -> Mapping[str, SubscriptionSnapshot]:
         async with transaction(self._lookups) as connection:
-            rows = await connection.execute(
-                select(subscription_snapshots).where(
-                    among(subscription_snapshots.c.subscription, names)
-                )
-            )
-            found = {row.subscription: _from_body(row.fetched_at, row.body) for row in rows}
-        return {name: snapshot for name, snapshot in found.items() if snapshot is not None}
+            return await stored(connection, names)
 
     async def _save(self, snapshot: SubscriptionSnapshot) -> SubscriptionSnapshot:
         """Keep it, tell the replicas; if Stripe's side changed, release what waited for that.
@@ -161,7 +157,7 @@ class Snapshots:
                 found=snapshot.found,
                 body=body,
                 ends_at=ends,
-                flush_at=None if ends is None else ends - self._flush_before,
+                flush_at=self._flush_at(snapshot, ends),
             )
             await connection.execute(
                 statement.on_conflict_do_update(
@@ -192,6 +188,30 @@ class Snapshots:
                 {"channel": CHANNEL, "name": snapshot.subscription},
             )
         return snapshot
+
+    def _flush_at(self, snapshot: SubscriptionSnapshot, ends: datetime | None) -> datetime | None:
+        """When to flush next, of a subscription whose period has changed."""
+        ended = just_ended(snapshot, snapshot.fetched_at)
+        if ended is not None:
+            return ended + AFTER_END
+        return None if ends is None else ends - self.flush_before
+
+
+def just_ended(snapshot: SubscriptionSnapshot, now: datetime) -> datetime | None:
+    """When the period before the current one ended, where that is less than JUST_ENDED ago."""
+    ends = [item.previous_end for item in snapshot.items if item.previous_end is not None]
+    return max((end for end in ends if timedelta(0) <= now - end < JUST_ENDED), default=None)
+
+
+async def stored(
+    connection: AsyncConnection, names: Iterable[str]
+) -> dict[str, SubscriptionSnapshot]:
+    """The snapshots of these subscriptions that are in the database."""
+    rows = await connection.execute(
+        select(subscription_snapshots).where(among(subscription_snapshots.c.subscription, names))
+    )
+    found = {row.subscription: _from_body(row.fetched_at, row.body) for row in rows}
+    return {name: snapshot for name, snapshot in found.items() if snapshot is not None}
 
 
 def ends_at(snapshot: SubscriptionSnapshot) -> datetime | None:
@@ -230,7 +250,8 @@ def _with_previous(item: SnapshotItem, before: SnapshotItem | None) -> SnapshotI
 def _to_body(snapshot: SubscriptionSnapshot) -> dict[str, Any]:
     body = asdict(snapshot)
     del body["fetched_at"]
-    body["cancel_at"] = _seconds(body["cancel_at"])
+    for name in SUBSCRIPTION_TIMES:
+        body[name] = _seconds(body[name])
     for item in body["items"]:
         for name in PERIOD_BOUNDS:
             item[name] = _seconds(item[name])
@@ -260,7 +281,7 @@ def _from_body(fetched_at: datetime, body: dict[str, Any]) -> SubscriptionSnapsh
             **_known(SubscriptionSnapshot, body),
             "fetched_at": fetched_at,
             "items": items,
-            "cancel_at": _time(body.get("cancel_at")),
+            **{name: _time(body.get(name)) for name in SUBSCRIPTION_TIMES},
         }
         return SubscriptionSnapshot(**members)
     except (KeyError, TypeError, AttributeError):

@@ -69,7 +69,8 @@ class Subscription:
     `billing_thresholds`: whether any stand on the subscription itself. `schedule`: the id of the
     schedule that governs it. `pause_collection`: whether its invoices are not collected for now;
     its periods go on. `cancel_at`: when it ends without a further period, by an agreed date or,
-    where `cancel_at_period_end` is true, at the end of the current period.
+    where `cancel_at_period_end` is true, at the end of the current period. `start_date`: when it
+    began, also where that was backdated.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Subscription:
     cancel_at_period_end: bool = False
     canceled_at: int | None = None
     ended_at: int | None = None
+    start_date: int | None = None
     trial_end: int | None = None
     pause_collection: bool = False
     billing_thresholds: bool = False

@@ -117,6 +117,7 @@ def read_subscription(body: Members, *, wanted: str | None = None) -> tuple[Subs
         cancel_at_period_end=body.boolean_or("cancel_at_period_end", default=False),
         canceled_at=body.integer_or_none("canceled_at"),
         ended_at=body.integer_or_none("ended_at"),
+        start_date=body.integer_or_none("start_date"),
         trial_end=body.integer_or_none("trial_end"),
         pause_collection=body.has("pause_collection"),
         billing_thresholds=body.has("billing_thresholds"),

@@ -48,7 +48,7 @@ EQUAL = {
     "si_initech_price_addon_1": 0,
 }
 PARKED: list[ParkedKey] = [
-    ("globex", "api_calls", "period_closed"),
+    ("globex", "api_calls", "before_subscription"),
     ("hooli", "ai_prompt_tokens", "no_subject_mapping"),
     ("acme", "latency_ms", "aggregation_unsupported"),
 ]
@@ -93,8 +93,8 @@ def _wrong_answer(position: int, status: int) -> list[Answered]:
         (judged({**EQUAL, "si_initech_price_addon_1": 3}), ["addon_1", "sent 0", "holds 3"]),
         (judged(answers=_wrong_answer(1, 202)), ["same delivery", "202, not 200"]),
         (judged(answers=_wrong_answer(len(SENT) - 1, 202)), ["signature", "202, not 401"]),
-        (judged(parked=PARKED[1:]), ["not parked", "globex api_calls period_closed"]),
-        (judged(parked=[*PARKED, PARKED[0]]), ["without need", "period_closed"]),
+        (judged(parked=PARKED[1:]), ["not parked", "globex api_calls before_subscription"]),
+        (judged(parked=[*PARKED, PARKED[0]]), ["without need", "before_subscription"]),
         (
             judged(parked=[*PARKED[1:], ("globex", "api_calls", "item_not_found")]),
             ["not parked", "without need", "item_not_found"],
@@ -155,7 +155,7 @@ def test_windows_are_over_and_in_the_open_period(now: datetime) -> None:
             assert window.window_end <= now
             at = window.window_end - timedelta(seconds=1)
             inside = at > starts.get(delivery.subject, began)
-            assert inside == (delivery.parked != "period_closed")
+            assert inside == (delivery.parked != "before_subscription")
 
 
 def printed(items: Sequence[ItemComparison], wrong: Sequence[str]) -> str:

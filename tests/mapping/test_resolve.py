@@ -59,6 +59,7 @@ WINDOW = WindowFacts(
 MAX_AGE = timedelta(hours=1)
 AGAIN = NOW + timedelta(hours=6)
 HOLDING = Rules(MAX_AGE, late_policy=LatePolicy.HOLD)
+CARRYING = replace(HOLDING, late_policy=LatePolicy.CARRY_FORWARD)
 RULES = HOLDING
 
 
@@ -168,6 +169,11 @@ PARKED: list[tuple[ParkReason, dict[str, Any], datetime | None]] = [
     (ParkReason.AGGREGATION_MISMATCH, {"items": (item(aggregate_usage="last_ever"),)}, AGAIN),
     (ParkReason.AGGREGATION_MISMATCH, {"items": (item(aggregate_usage=None),)}, AGAIN),
     (ParkReason.PERIOD_CLOSED, {"window": ending(PERIOD_START)}, None),
+    (
+        ParkReason.BEFORE_SUBSCRIPTION,
+        {"window": ending(PERIOD_START), "started_at": PERIOD_START, "rules": CARRYING},
+        None,
+    ),
     (ParkReason.PERIOD_NOT_OPEN, {"window": ending(PERIOD_END + HOUR)}, PERIOD_END + HOUR - SECOND),
 ]
 
@@ -205,6 +211,7 @@ def test_the_first_obstacle_in_the_order_of_resolving_is_told() -> None:
     nothing: dict[str, Any] = {"subjects": (), "mapped": None, "snapshots": {}}
     for window, kwargs, reason in [
         (suspect, nothing, ParkReason.SUBJECT_CONTRADICTS),
+        (replace(WINDOW, aggregation="AVG"), nothing, ParkReason.AGGREGATION_UNSUPPORTED),
         (WINDOW, nothing, ParkReason.NO_SUBJECT_MAPPING),
         (WINDOW, nothing | {"subjects": (span(),)}, ParkReason.NO_METER_MAPPING),
     ]:
@@ -390,7 +397,6 @@ def test_a_records_second(window_end: str, inside: int, at_end: int) -> None:
 
 
 PREVIOUS = Period(datetime(2026, 2, 1, tzinfo=UTC), PERIOD_START)
-CARRYING = replace(HOLDING, late_policy=LatePolicy.CARRY_FORWARD)
 IN_GRACE = PERIOD_START + timedelta(minutes=59)
 AFTER_GRACE = PERIOD_START + timedelta(hours=1)
 SEEN_BEFORE = item(previous_start=PREVIOUS.start, previous_end=PREVIOUS.end)
@@ -406,6 +412,15 @@ LATE: list[tuple[dict[str, Any], tuple[datetime, bool] | None]] = [
     ({"items": (SEEN_BEFORE,), "rules": CARRYING, "now": AFTER_GRACE}, (PREVIOUS.start, True)),
     ({"items": (SEEN_BEFORE,), "rules": HOLDING, "now": AFTER_GRACE}, None),
     ({"known": [PREVIOUS], "rules": CARRYING, "now": AFTER_GRACE}, (PREVIOUS.start, True)),
+    (
+        {
+            "known": [PREVIOUS],
+            "rules": CARRYING,
+            "now": AFTER_GRACE,
+            "started_at": PERIOD_START - 2 * SECOND,
+        },
+        (PREVIOUS.start, True),
+    ),
     ({"known": [PREVIOUS], "rules": CARRYING, "now": IN_GRACE}, (PREVIOUS.start, False)),
     ({"rules": CARRYING, "now": IN_GRACE}, (UNIX, True)),  # nobody knows its period: not tried
     ({"rules": HOLDING, "now": IN_GRACE}, None),

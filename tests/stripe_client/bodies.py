@@ -91,6 +91,7 @@ def subscription(**changes: Any) -> dict[str, Any]:
         "metadata": {"plan": "pro"},
         "pause_collection": None,
         "schedule": None,
+        "start_date": PERIOD_START,
         "status": "active",
         "trial_end": None,
         **changes,
