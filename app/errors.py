@@ -18,6 +18,7 @@ and what the reader can do next. The edge (`app.routers.problems`) maps the tree
     ├── DeliveryConflict      409      a `svix-id` came again with another body
     ├── InvalidRequest        422      parameters or a body that a route cannot take
     ├── InvalidMapping        422      a mapping file or request that cannot be applied
+    ├── MovesBilledUsage      409      a mapping would move usage that cannot come down at Stripe
     └── NotFound              404      no such thing
 """
 
@@ -150,6 +151,17 @@ class InvalidMapping(MeterbridgeError):
     status = 422
     slug = "invalid-mapping"
     title = "The mapping cannot be applied"
+
+
+class MovesBilledUsage(MeterbridgeError):
+    """Mappings that move what cannot come down at Stripe; `faults` say what. Nothing was changed.
+
+    They can be applied by force.
+    """
+
+    status = 409
+    slug = "mapping-moves-billed-usage"
+    title = "The mapping moves usage that is billed already"
 
 
 class NotFound(MeterbridgeError):

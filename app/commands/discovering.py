@@ -219,12 +219,7 @@ async def apply(
     wanted: dict[str, tuple[SubjectMapping, ...]] = {
         one.subject: (SubjectMapping(one.subject, one.subscription),) for one in proposals
     }
-    standing = await repository.subjects(list(wanted))
-    for subject in standing:
-        del wanted[subject]
     if not wanted:
-        return tuple(sorted(standing))
-    overtaken = (await repository.replace(Mappings({}, wanted), now=now)).before.subjects
-    if overtaken:
-        await repository.replace(Mappings({}, overtaken), now=now)
-    return tuple(sorted({*standing, *overtaken}))
+        return ()
+    applied = await repository.replace(Mappings({}, wanted), now=now, only_new=True)
+    return tuple(sorted(applied.left_out.subjects))

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bootstrap import database
+from app.clock import SystemClock
 from app.commands.doctor_findings import Finding, Level, Tell
 from app.config import Settings
 from app.db import ProgramSchema, create_engine
@@ -80,7 +81,7 @@ class Ledger:
             return None
         self._tell(mappings_finding(found))
         standing = found
-        applied = await self._told(lambda: repository.preview(standing))
+        applied = await self._told(lambda: repository.preview(standing, now=SystemClock().now()))
         openmeter_api = self._settings.openmeter_api_url is not None
         for note in whole_periods(found, openmeter_api=openmeter_api):
             self._tell(note_finding(note, "Set OPENMETER_API_URL, or take whole_period out."))

@@ -21,8 +21,9 @@ from app.ledger.explained import (
     SubjectDay,
     Waiting,
 )
-from app.ledger.explained_words import SOURCES, action_of, counted, exact_text, moment, span
+from app.ledger.explained_words import SOURCES, action_of, counted, moment, span
 from app.ledger.explanation import Explanation, PeriodExplanation
+from app.mapping.units import exact_text
 
 _HELD_BACK = frozenset({"held", "parked"})
 

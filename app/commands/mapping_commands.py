@@ -21,9 +21,20 @@ def mappings_apply(
         Path, typer.Argument(help="A mapping file (YAML).", exists=True, dir_okay=False)
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Also where usage moves that is billed for good: it is billed at its new place, "
+            "and what it leaves behind is held, to be credited by hand.",
+        ),
+    ] = False,
 ) -> None:
-    """Make the mappings of what FILE names equal to it. Idempotent, all or nothing."""
-    from app.commands.mapping_tables import print_changes, print_notes
+    """Make the mappings of what FILE names equal to it. Idempotent, all or nothing.
+
+    Usage that is booked, and has another place by the new mappings, moves there: see --dry-run.
+    """
+    from app.commands.mapping_tables import print_changes, print_moves, print_notes
     from app.errors import InvalidMapping
     from app.mapping.file import from_yaml, to_mappings
     from app.mapping.fitting import whole_periods
@@ -41,11 +52,12 @@ def mappings_apply(
         async with open_engine(settings) as engine:
             repository = MappingRepository(engine)
             if dry_run:
-                return await repository.preview(wanted)
-            return await repository.replace(wanted, now=SystemClock().now())
+                return await repository.preview(wanted, now=SystemClock().now())
+            return await repository.replace(wanted, now=SystemClock().now(), force=force)
 
     applied = run_async(go)
     print_changes(console, list(changes(applied.before, wanted)), dry_run=dry_run)
+    print_moves(console, applied.moves, dry_run=dry_run, force=force)
     unasked = whole_periods(wanted, openmeter_api=settings.openmeter_api_url is not None)
     print_notes(console, [*applied.notes, *unasked])
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from fractions import Fraction
 from typing import Final
 
 from app.dispatch.reasons import hold_action_of
 from app.ledger.explained import ExplainedPeriod, PeriodHead, SubjectDay, Unsettled, Waiting
 from app.mapping.reasons import action_of as park_action_of
+from app.mapping.units import exact_text
 
 SOURCES: Final[Mapping[str, str]] = {
     "webhook": "told by a webhook",
@@ -55,22 +55,6 @@ def status_of(head: PeriodHead, now: datetime) -> PeriodStatus:
     if head.closed_at is not None:
         return PeriodStatus.CLOSED
     return PeriodStatus.OPEN if now < head.period_end else PeriodStatus.ENDED
-
-
-def exact_text(amount: Fraction) -> str:
-    """An exact amount: as a decimal where it has an end, else as a fraction."""
-    twos = fives = 0
-    rest = amount.denominator
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    if rest != 1:
-        return str(amount)
-    places = max(twos, fives)
-    digits = f"{abs(amount.numerator) * 10**places // amount.denominator:0{places + 1}d}"
-    sign = "-" if amount < 0 else ""
-    return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
 
 
 def action_of(state: str, reason: str | None) -> str | None:

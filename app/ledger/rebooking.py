@@ -32,7 +32,7 @@ from app.ledger.placing import Placed, rewrite
 from app.ledger.records import RecordPlace, UsageRecord
 from app.ledger.windows import SettledWindow
 from app.mapping.models import SubscriptionSnapshot
-from app.mapping.resolve import ENDED
+from app.mapping.moving import still_billable
 from app.mapping.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
@@ -43,20 +43,6 @@ PERIOD_CLOSED = "period_closed"
 BILLING_THRESHOLDS = "billing_thresholds"
 # A transaction stays far below the statement timeout; what is left over is refused in its turn.
 RECORDS_AT_ONCE = 500
-
-
-def still_billable(snapshot: SubscriptionSnapshot, subscription_item: str) -> bool:
-    """Whether the snapshot shows the item as one that takes usage records."""
-    return (
-        snapshot.found
-        and snapshot.status not in ENDED
-        and any(
-            item.id == subscription_item
-            and item.usage_type == "metered"
-            and item.billing_meter is None
-            for item in snapshot.items
-        )
-    )
 
 
 def only_increments(snapshot: SubscriptionSnapshot, subscription_item: str) -> bool:

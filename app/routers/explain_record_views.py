@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from app.ledger.explained import ExplainedRecord, ExplainedWindow
-from app.ledger.explained_words import SOURCES, action_of, exact_text
+from app.ledger.explained_words import SOURCES, action_of
+from app.mapping.units import exact_text
 
 Exact = Annotated[
     str,

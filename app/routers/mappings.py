@@ -10,15 +10,20 @@ from app.errors import (
     DatabaseUnavailable,
     InvalidMapping,
     InvalidRequest,
+    MovesBilledUsage,
     NotConfigured,
     Unauthorized,
 )
 from app.mapping.file import MappingFile, to_mappings
 from app.mapping.fitting import whole_periods
 from app.mapping.models import MeterMapping, SubjectMapping
+from app.mapping.moving import Move
 from app.mapping.plan import changes
+from app.mapping.units import exact_text
 from app.routers.access import Built, require_admin
 from app.routers.problems import responses
+
+MOST_LISTED = 100
 
 router = APIRouter(
     prefix="/v1/mappings",
@@ -107,11 +112,60 @@ class NoteView(BaseModel):
     message: str = Field(examples=["not checked: no window of this meter has been seen"])
 
 
+class MoveView(BaseModel):
+    """Booked windows of an item's billing period that move to another place."""
+
+    subscription: str = Field(examples=["sub_1"])
+    subscription_item: str = Field(examples=["si_1"])
+    period_start: datetime
+    period_end: datetime
+    to_subscription: str = Field(examples=["sub_2"])
+    to_price: str = Field(examples=["price price_tokens"])
+    windows: int = Field(examples=[12])
+    at_stripe: int = Field(
+        description="How many of them stand on records of which Stripe holds something.",
+        examples=[12],
+    )
+    amount: str = Field(description="Units as they are booked, exact.", examples=["1234.5"])
+    obstacle: str | None = Field(
+        description="Why what Stripe holds cannot come down; null: it can. Refused without force.",
+        examples=["period_closed"],
+    )
+
+    @classmethod
+    def of(cls, move: Move) -> "MoveView":
+        """The view of a move."""
+        return cls(
+            subscription=move.subscription,
+            subscription_item=move.subscription_item,
+            period_start=move.period_start,
+            period_end=move.period_end,
+            to_subscription=move.to_subscription,
+            to_price=move.to_price,
+            windows=move.windows,
+            at_stripe=move.at_stripe,
+            amount=exact_text(move.amount),
+            obstacle=move.obstacle,
+        )
+
+
+class StayView(BaseModel):
+    """Booked windows whose place is another one now, or none, and that stay where they are."""
+
+    subscription: str = Field(examples=["sub_1"])
+    subscription_item: str = Field(examples=["si_1"])
+    windows: int = Field(examples=[3])
+    why: str = Field(examples=["no mapping of their subject is valid at their time any more"])
+
+
 class Applied(BaseModel):
-    """What was changed, or would be."""
+    """What was changed, or would be. Of moves and stays at most 100 each are listed."""
 
     dry_run: bool
     changes: list[ChangeView]
+    windows_moved: int = Field(description="Booked windows that move, in all.", examples=[12])
+    moves: list[MoveView]
+    stays: list[StayView]
     notes: list[NoteView]
 
 
@@ -126,24 +180,37 @@ async def list_mappings(built: Built) -> MappingsView:
 
 
 @router.put(
-    "", summary="Apply mappings", responses=responses(400, 413, InvalidRequest, InvalidMapping)
+    "",
+    summary="Apply mappings",
+    responses=responses(400, 413, InvalidRequest, InvalidMapping, MovesBilledUsage),
 )
 async def apply_mappings(
     built: Built,
     file: MappingFile,
     dry_run: Annotated[bool, Query(description="Only say what would change.")] = False,  # noqa: FBT002
+    force: Annotated[  # noqa: FBT002
+        bool,
+        Query(
+            description="Also where usage moves that is billed for good: it is billed at its new "
+            "place, and what it leaves behind is held, to be credited by hand."
+        ),
+    ] = False,
 ) -> Applied:
     """Make the mappings of what the body names equal to it; what it does not name stays.
 
     Idempotent, all or nothing. Windows that were parked for want of these mappings are booked.
     A meter whose aggregation does not fit the `aggregate_usage` of its price is refused, where
     both have been seen.
+
+    Booked usage that has another place by the new mappings is taken off its records, which are sent
+    first, and booked anew. Where what Stripe holds cannot come down, that is refused without
+    `force`; a dry run lists it with its obstacle.
     """
     wanted = to_mappings(file)
     applied = (
-        await built.mappings.preview(wanted)
+        await built.mappings.preview(wanted, now=built.clock.now())
         if dry_run
-        else await built.mappings.replace(wanted, now=built.clock.now())
+        else await built.mappings.replace(wanted, now=built.clock.now(), force=force)
     )
     unasked = whole_periods(wanted, openmeter_api=built.settings.openmeter_api_url is not None)
     return Applied(
@@ -151,6 +218,17 @@ async def apply_mappings(
         changes=[
             ChangeView(kind=c.kind, name=c.name, before=c.before, after=c.after)
             for c in changes(applied.before, wanted)
+        ],
+        windows_moved=applied.moves.windows,
+        moves=[MoveView.of(move) for move in applied.moves.moves[:MOST_LISTED]],
+        stays=[
+            StayView(
+                subscription=stay.subscription,
+                subscription_item=stay.subscription_item,
+                windows=stay.windows,
+                why=stay.why,
+            )
+            for stay in applied.moves.stays[:MOST_LISTED]
         ],
         notes=[
             NoteView(meter=n.meter, groups=n.groups, message=n.message)

@@ -33,7 +33,14 @@ async def test_apply_list_and_apply_again(client: httpx.AsyncClient) -> None:
         ("sub_2", "2026-07-01T00:00:00Z", None),
     ]
     again = await client.put("/v1/mappings", json=FILE)
-    assert again.json() == {"dry_run": False, "changes": [], "notes": []}
+    assert again.json() == {
+        "dry_run": False,
+        "changes": [],
+        "windows_moved": 0,
+        "moves": [],
+        "stays": [],
+        "notes": [],
+    }
 
 
 SPLIT = {

@@ -13,12 +13,12 @@ from app.ledger.explained_words import (
     PeriodStatus,
     action_of,
     counted,
-    exact_text,
     moment,
     span,
     status_of,
 )
 from app.mapping.reasons import ParkReason
+from app.mapping.units import exact_text
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = datetime(2026, 4, 1, tzinfo=UTC)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.ledger.rebooking import Rebooker, still_billable
+from app.ledger.rebooking import Rebooker
 from app.mapping.models import SubscriptionSnapshot
+from app.mapping.moving import still_billable
 from tests.ledger.world import Replica, World, at, row
 from tests.mapping.stripe_side import item, snapshot
 

@@ -154,7 +154,7 @@ async def test_a_misfit_is_refused_and_nothing_is_changed(engine: AsyncEngine) -
     repository = MappingRepository(engine)
     await series(engine, "SUM")
     await keep(engine, snapshot(by_max()))
-    for apply in (repository.preview(TOKENS), repository.replace(TOKENS, now=NOW)):
+    for apply in (repository.preview(TOKENS, now=NOW), repository.replace(TOKENS, now=NOW)):
         with pytest.raises(InvalidMapping) as refused:
             await apply
         (fault,) = refused.value.faults
