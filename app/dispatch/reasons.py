@@ -33,8 +33,9 @@ class StopReason(StrEnum):
 
 HOLD_ACTIONS: Final[dict[HoldReason, str]] = {
     HoldReason.PERIOD_CLOSED: (
-        "Stripe closed the billing period before the record arrived. Bill the difference by hand "
-        "(an invoice item)."
+        "Stripe closed the billing period before the record arrived, and it is not carried forward "
+        "(`late: hold`, or a price that does not add up). Map the meter with `late: carry_forward` "
+        "and release, or bill the difference by hand (an invoice item)."
     ),
     HoldReason.TIMESTAMP_REFUSED: (
         "Stripe refused the timestamp; see the attempt's message. Release it when the cause is "
