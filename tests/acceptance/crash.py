@@ -35,6 +35,7 @@ class Step:
 STEPS = {
     "receive": Step("app.inbox.repository", "app.inbox.repository:_insert"),
     "book": Step("app.ledger.booker", "app.ledger.windows:settle_windows"),
+    "carry": Step("app.ledger.carrying", "app.ledger.late_records:write_carries"),
     "claim": Step("app.dispatch.dispatcher", "app.dispatch.dispatcher:claim_records"),
     "write": Step("app.dispatch.writing", "app.dispatch.records:write_attempts"),
 }
