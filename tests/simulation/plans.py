@@ -26,7 +26,6 @@ class Kind(StrEnum):
     LAST_DAY = "the 31st, at midnight"
     MID_DAY = "mid-day, odd second"
     LEAP_DAY = "the 29th, leap day, 23:59:59"
-    WEEKLY = "weekly, odd second"
     TRIAL = "trial end"
     FRACTIONS = "mid-day, quarter units (scale 4)"
     BERLIN = "days of Europe/Berlin"
@@ -95,11 +94,6 @@ class Plan:
         return "quarters" if self.kind is Kind.FRACTIONS else f"{self.sync}_units"
 
     @property
-    def price(self) -> str:
-        """The price of its first item."""
-        return "price_week" if self.kind is Kind.WEEKLY else "price_month"
-
-    @property
     def subscription(self) -> str:
         """Its first subscription."""
         return f"sub_{self.number:02}"
@@ -115,6 +109,7 @@ YEAR = [
     *[(kind, Sync.HOURLY) for kind in (Kind.NEW_ITEM, Kind.THRESHOLD, Kind.NEW_SUBSCRIPTION)],
     (Kind.CANCEL_AT, Sync.HOURLY),
     *[(kind, Sync.DAILY) for kind in Kind for _ in range(2)],
+    *[(Kind.FRACTIONS, Sync.DAILY)] * 2,
     *[(kind, Sync.DAILY) for kind in (Kind.LAST_DAY, Kind.LEAP_DAY, Kind.BERLIN, Kind.NEW_YORK)],
     *[(Kind.MID_DAY, Sync.DAILY)] * 4,
     *[(Kind.TRIAL, Sync.DAILY)] * 2,
@@ -138,24 +133,32 @@ QUARTER = [
 """Twelve, one of each but those that need longer than three months to tell anything."""
 
 
+ODD_ANCHORS = 9
+"""So many odd moments are the anchors of all: each boundary costs ten looks at the clock."""
+
+
 def draw_plans(mix: list[tuple[Kind, Sync]], *, days: int, seed: int) -> list[Plan]:
     """The customers of a mix, for a simulation of so many days."""
     draw = random.Random(f"plans {seed}")
-    return [_plan(number, kind, sync, days, draw) for number, (kind, sync) in enumerate(mix, 1)]
+    odd = [START - draw.randrange(DAY, 27 * DAY) for _ in range(ODD_ANCHORS)]
+    return [
+        _plan(number, kind, sync, days, draw.choice(odd), draw)
+        for number, (kind, sync) in enumerate(mix, 1)
+    ]
 
 
-def _plan(number: int, kind: Kind, sync: Sync, days: int, draw: random.Random) -> Plan:
+def _plan(
+    number: int, kind: Kind, sync: Sync, days: int, anchor: int, draw: random.Random
+) -> Plan:
     def odd(first: float, last: float) -> int:
         """A second somewhere in these days."""
         return START + int(draw.uniform(first, last) * DAY)
 
-    started = odd(-27, -1)
+    started = anchor
     if kind is Kind.LAST_DAY:
         started = int(datetime(2023, 12, 31, tzinfo=UTC).timestamp())
     elif kind is Kind.LEAP_DAY:
         started = int(datetime(2023, 12, 29, 23, 59, 59, tzinfo=UTC).timestamp())
-    elif kind is Kind.WEEKLY:
-        started = odd(-6, -1)
     changes = [odd(days * 0.3, days * 0.45)] if kind in CHANGES else []
     if CHANGES.get(kind) in TWICE:
         changes.append(odd(days * 0.6, days * 0.8))
@@ -165,7 +168,7 @@ def _plan(number: int, kind: Kind, sync: Sync, days: int, draw: random.Random) -
         sync,
         draw.randint(1, 9),
         started=START if kind is Kind.TRIAL else started,
-        trial_end=odd(9, 24) if kind is Kind.TRIAL else None,
+        trial_end=anchor + 28 * DAY if kind is Kind.TRIAL else None,
         cancel_at=odd(days * 0.5, days * 0.7)
         if kind is Kind.CANCEL_AT
         else changes[0]

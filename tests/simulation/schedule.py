@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from tests.simulation.plans import DAY, HOUR, MINUTE, Plan, Sync
+from tests.simulation.plans import HOUR, MINUTE, Plan, Sync
 from tests.simulation.usage import MICROSECONDS, Used
 
-GATHERED = 8 * HOUR
-# The first flush is three minutes before a period's end.
-MARGIN = 20 * MINUTE
+GATHERED = (12 * HOUR, 2 * HOUR, 30 * MINUTE)
+# Longer after a boundary than any grace lasts, and before one than the first flush begins, it is
+# all the same when a delivery is taken in.
+MARGIN = 2 * HOUR
+FLUSHED_BEFORE = 20 * MINUTE
 MUCH_LATER = 0.04
 
 
@@ -84,12 +86,20 @@ def draw_reports(
 def _report(
     plan: Plan, start: int, end: int, run: int, arrives: int, boundaries: Sequence[int]
 ) -> Report:
-    taken = -(-arrives // GATHERED) * GATHERED
-    if bisect_right(boundaries, start) < bisect_right(boundaries, taken + MARGIN):
-        taken = arrives  # a period ends between: its minute matters
+    taken = next(
+        (
+            slot
+            for pace in GATHERED
+            if not _boundary_between(boundaries, arrives - MARGIN, slot := _next(arrives, pace))
+        ),
+        arrives,
+    )
     return Report(taken, arrives, run, plan.number, start, end)
 
 
-def days(count: int) -> int:
-    """So many days in seconds."""
-    return count * DAY
+def _next(at: int, pace: int) -> int:
+    return -(-at // pace) * pace
+
+
+def _boundary_between(boundaries: Sequence[int], first: int, last: int) -> bool:
+    return bisect_right(boundaries, first) < bisect_right(boundaries, last + FLUSHED_BEFORE)

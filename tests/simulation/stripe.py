@@ -23,7 +23,6 @@ from app.sandbox.endpoints.usage_records import record
 from app.sandbox.errors import StripeError as Refused
 from app.sandbox.lifecycle import cancel, cancel_later, cut_period
 from app.sandbox.objects import SubscriptionStatus
-from app.sandbox.periods import Interval
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.settings import ACACIA
 from app.stripe_client import (
@@ -38,7 +37,7 @@ from app.stripe_client.members import Members
 from app.stripe_client.reading import read_subscription
 from tests.simulation.plans import CHANGES, START, Change, Kind, Plan
 
-PRICES = ("price_month", "price_week", "price_month_plus", "price_week_plus")
+PRICES = ("price_basic", "price_plus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,7 @@ class SimulatedStripe:
         self._held = {plan.number: [plan.subscription] for plan in plans}
         account = self.sandbox.account
         for price in PRICES:
-            interval = Interval.WEEK if "week" in price else Interval.MONTH
-            account.create_price(PriceDraft(id=price, interval=interval))
+            account.create_price(PriceDraft(id=price))
         for plan in plans:
             account.create_customer(CustomerDraft(id=f"cus_{plan.number:02}"))
             self._subscribe(plan, plan.subscription, plan.started, cancel_at=plan.cancel_at)
@@ -76,7 +74,7 @@ class SimulatedStripe:
             SubscriptionDraft(
                 id=name,
                 customer=f"cus_{plan.number:02}",
-                items=[ItemDraft(id=name.replace("sub", "si"), price=plan.price)],
+                items=[ItemDraft(id=name.replace("sub", "si"), price=PRICES[0])],
                 start_date=at,
                 trial_end=plan.trial_end,
                 cancel_at=cancel_at,
@@ -103,8 +101,7 @@ class SimulatedStripe:
             self._held[plan.number].append(upgraded(plan))
             self._subscribe(plan, upgraded(plan), now)
         else:
-            price = f"{plan.price}_plus" if number % 2 == 0 else plan.price
-            item = ItemDraft(id=f"si_{plan.number:02}_{number}", price=price)
+            item = ItemDraft(id=f"si_{plan.number:02}_{number}", price=PRICES[1 - number])
             reset = what is Change.NEW_PERIOD
             account.change_plan(found.id, PlanDraft(items=[item], reset_anchor=reset))
 

@@ -12,7 +12,7 @@ from tests.openmeter_side.querying import Question
 from tests.openmeter_side.side import OpenMeterSide
 from tests.simulation.plans import DAY, START, Kind, Plan, Sync, draw_plans
 from tests.simulation.schedule import Report, draw_reports, window_bounds
-from tests.simulation.stripe import SimulatedStripe, upgraded
+from tests.simulation.stripe import PRICES, SimulatedStripe, upgraded
 from tests.simulation.usage import MICROSECONDS, Used, draw_usage, value_of
 
 AFTERWARDS = 3 * DAY
@@ -111,11 +111,11 @@ def openmeter_of(course: Course) -> OpenMeterSide:
 def mapping_file(course: Course, upgraded_plans: set[int]) -> str:
     """The mapping file, with those upgrades that have been said by now."""
     meters = {plan.meter for plan in course.plans}
-    prices = "[price_month, price_month_plus, price_week, price_week_plus]"
+    prices = ", ".join(PRICES)
     lines = ["meters:"]
     for meter in sorted(meters):
         scale = ", scale: 4" if meter == "quarters" else ""
-        lines.append(f"  - {{meter: {meter}, price: {prices}{scale}}}")
+        lines.append(f"  - {{meter: {meter}, price: [{prices}]{scale}}}")
     lines.append("subjects:")
     for plan in course.plans:
         entry = f"  - {{subject: {plan.subject}, subscription: "

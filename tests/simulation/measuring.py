@@ -1,0 +1,149 @@
+"""What was billed in which period, beside what was used in it. Pure.
+
+Usage is billed too late or not at all, never before it was used: so what has crossed the end of a
+period is all that was used up to there, less all that was billed up to there. Of that, two things
+are told apart: what OpenMeter itself only knew when the period had closed (nobody could have billed
+it in time), and what is on no bill because it is parked or held, in plain sight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from tests.simulation.driver import Run, Unbilled
+from tests.simulation.plans import UNANNOUNCED, Kind, Plan, Sync
+from tests.simulation.stripe import BilledPeriod
+from tests.simulation.usage import MICROSECONDS, Used
+from tests.simulation.world import Course
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """What was billed after the end of its period.
+
+    `units`: all. `unknown`: of them, what OpenMeter knew only after the grace. `announced`: the
+    end of the period was known before.
+    """
+
+    plan: Plan
+    at: int
+    units: int
+    unknown: int
+    announced: bool
+
+    @property
+    def avoidable_seconds(self) -> float:
+        """Usage in the wrong period that was known in time, in seconds of usage."""
+        return abs(self.units - self.unknown) / self.plan.units_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One customer: `lost` is below zero where something is billed twice."""
+
+    plan: Plan
+    used: int
+    billed: int
+    unbilled: int
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def lost(self) -> int:
+        """Used, and neither billed nor shown anywhere."""
+        return self.used - self.billed - self.unbilled
+
+
+def accounts(course: Course, run: Run, *, grace: int) -> list[Account]:
+    """The accounts of all customers."""
+    return [
+        _account(
+            plan,
+            course.usage[plan.number],
+            run.periods[plan.number],
+            run.unbilled.get(plan.number, []),
+            grace,
+        )
+        for plan in course.plans
+    ]
+
+
+def _account(
+    plan: Plan,
+    used: Sequence[Used],
+    periods: Sequence[BilledPeriod],
+    unbilled: Sequence[Unbilled],
+    grace: int,
+) -> Account:
+    billed = list(accumulate(period.billed for period in periods))
+    crossings = []
+    for number, period in enumerate(periods[:-1]):
+        end = period.end * MICROSECONDS
+        before = [event for event in used if event.at <= end]
+        if not before:
+            continue
+        known_by = end + grace * MICROSECONDS
+        crossings.append(
+            Crossing(
+                plan,
+                period.end,
+                sum(event.units for event in before)
+                - billed[number]
+                - sum(entry.units for entry in unbilled if entry.at <= period.end),
+                sum(event.units for event in before if event.arrived > known_by),
+                plan.kind not in UNANNOUNCED or period.end not in plan.changes,
+            )
+        )
+    return Account(
+        plan,
+        sum(event.units for event in used),
+        billed[-1],
+        sum(entry.units for entry in unbilled),
+        tuple(crossings),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of the table: some customers taken together."""
+
+    name: str
+    boundaries: int
+    mean_seconds: float
+    worst_seconds: float
+    wrong_units: int
+    unknown_units: int
+    unbilled: int
+    lost: int
+    doubled: int
+
+
+def line(name: str, of: Sequence[Account], *, announced: bool | None = None) -> Line:
+    """Some accounts in one row; `announced`: only boundaries that are so."""
+    crossings = [
+        crossing
+        for account in of
+        for crossing in account.crossings
+        if announced is None or crossing.announced is announced
+    ]
+    seconds = [crossing.avoidable_seconds for crossing in crossings]
+    return Line(
+        name,
+        len(crossings),
+        sum(seconds) / len(seconds) if seconds else 0.0,
+        max(seconds, default=0.0),
+        sum(abs(crossing.units - crossing.unknown) for crossing in crossings),
+        sum(crossing.unknown for crossing in crossings),
+        sum(account.unbilled for account in of),
+        sum(max(account.lost, 0) for account in of),
+        sum(max(-account.lost, 0) for account in of),
+    )
+
+
+def by_kind(of: Sequence[Account]) -> list[tuple[Kind, Sync, list[Account]]]:
+    """The accounts by kind and sync, in the order of the kinds."""
+    return [
+        (kind, sync, found)
+        for kind in Kind
+        for sync in Sync
+        if (found := [a for a in of if a.plan.kind is kind and a.plan.sync is sync])
+    ]
