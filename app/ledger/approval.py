@@ -10,14 +10,18 @@ from fractions import Fraction
 from app.ledger.quantity import amount
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason
+from app.mapping.resolve import WindowSource
 
 
 def awaits_approval(window: PendingWindow, *, above: Decimal | None) -> SettledWindow | None:
     """The window as it is parked, or None where its revision may be booked.
 
-    `above`: units (value x scale) that a revision may take away unasked; None: any number.
+    `above`: units (value x scale) that a revision may take away unasked; None: any number. What was
+    booked provisionally is no delivery's word: it goes down to what is so without being asked.
     """
     if above is None or window.usage_record_id is None or window.scale is None:
+        return None
+    if window.facts.source is WindowSource.FLUSH:
         return None
     after = amount(window.value, window.scale)
     taken = window.amount - after
@@ -32,6 +36,7 @@ def awaits_approval(window: PendingWindow, *, above: Decimal | None) -> SettledW
         usage_record_id=window.usage_record_id,
         amount=window.amount,
         scale=window.scale,
+        moving_from=window.moving_from,
     )
 
 

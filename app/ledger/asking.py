@@ -78,7 +78,8 @@ async def _make_parts(
 ) -> None:
     """Both parts of each window; those that are there keep what is booked of them meanwhile.
 
-    What a flush had provisionally stands as the first part from now on, on the same record.
+    What a flush had provisionally stands as the first part from now on, on the same record. Which
+    delivery it is from is written with the answer: until then the value is that of the one before.
     """
     await connection.execute(
         text(
@@ -96,8 +97,7 @@ async def _make_parts(
                 as part (starts, ends)
             order by p.meter, p.subject, p.group_key, part.starts, part.ends
             on conflict (meter, subject, group_key, window_start, window_end) do update set
-                source = 'part', part_of = excluded.part_of, delivery_id = excluded.delivery_id,
-                svix_id = excluded.svix_id, message_at = excluded.message_at,
+                source = 'part', part_of = excluded.part_of,
                 aggregation = excluded.aggregation, state = 'pending',
                 reason = '{AWAITING_QUERY}', detail = null, retry_at = excluded.retry_at
             where w.source in ('part', 'flush')
@@ -114,7 +114,10 @@ async def _make_parts(
 async def _make_periods(
     connection: AsyncConnection, whole: Sequence[tuple[PendingWindow, WholePeriod]], now: datetime
 ) -> None:
-    """One window for each whole period; the newest delivery behind it names it."""
+    """One window for each whole period; the newest delivery behind it names it.
+
+    Each time it is another revision, so that an answer to what was asked before is not written.
+    """
     newest = sorted(whole, key=lambda found: (found[0].message_at, found[0].svix_id))
     asked = {}
     for window, how in newest:
@@ -137,8 +140,8 @@ async def _make_periods(
             on conflict (meter, subject, group_key, window_start, window_end) do update set
                 delivery_id = excluded.delivery_id, svix_id = excluded.svix_id,
                 message_at = excluded.message_at, aggregation = excluded.aggregation,
-                state = 'pending', reason = '{AWAITING_QUERY}', detail = null,
-                retry_at = excluded.retry_at
+                revision = w.revision + 1, state = 'pending', reason = '{AWAITING_QUERY}',
+                detail = null, retry_at = excluded.retry_at
             """  # noqa: S608 - a constant
         ),
         {

@@ -29,8 +29,10 @@ from app.ledger.approval import awaits_approval
 from app.ledger.asking import boundaries, cover
 from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.keeping import IncomingWindow, Kept, WindowKey, group_key, keep_windows
+from app.ledger.moving import not_down_yet, taken_off, wake_moving
 from app.ledger.overlaps import admit
 from app.ledger.provisional import displace
+from app.ledger.querying import ask_nobody
 from app.ledger.recording import PlaceMoved, record
 from app.ledger.resolving import BatchResolver
 from app.ledger.windows import PendingWindow, SettledWindow
@@ -38,7 +40,7 @@ from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import release_some
 from app.mapping.repository import share_lock
-from app.mapping.resolve import InParts, Rules
+from app.mapping.resolve import InParts, Rules, WindowSource
 from app.mapping.snapshots import Snapshots
 from app.openmeter.report import InvalidMessage, UnknownType, UsageReport, parse_message
 
@@ -104,6 +106,7 @@ class Booker:
         self._clock = clock
         self._resolver = BatchResolver(mappings, snapshots, rules)
         self._linger = linger
+        self._queries = rules.queries
         self._approve_reductions_above = approve_reductions_above
 
     async def book(self) -> Round:
@@ -115,6 +118,9 @@ class Booker:
         """
         async with transaction(self._engine) as connection:
             await release_some(connection, limit=WINDOWS_PER_BATCH)
+            await wake_moving(connection, limit=WINDOWS_PER_BATCH)
+            if not self._queries:  # what was divided while there was somebody to ask still counts
+                await ask_nobody(connection, self._clock.now())
         try:
             return await self._book(Claim())
         except UNFORESEEN:
@@ -193,24 +199,30 @@ class Booker:
                 pending.setdefault(window.id, window)
             admitted = await admit(connection, list(pending.values()), locked=kept.series)
             windows, unapproved = self._let_through(admitted.windows)
-            parked = [*admitted.parked, *unapproved]
+            not_down = await not_down_yet(connection, windows, now=now)
+            parked = [*admitted.parked, *unapproved, *not_down]
             if not windows and not parked:
                 return Round(len(deliveries))
+            windows = _without(windows, not_down)
             again = await _divided(connection, windows)
             batch = await self._resolver.resolve(
                 connection, [w for w in windows if w.id not in again], now
             )
             covered = await cover(connection, [*again.values(), *batch.covered], now=now)
-            displaced = await displace(connection, batch.targets)
+            displaced = await displace(connection, batch.targets, batch.standing, now=now)
+            leaving = {w.id: w for w in batch.leaving if w.id not in displaced.ids}
             booked = await record(
                 connection,
                 displaced.targets,
-                [w for w in batch.standing if w.id not in displaced.ids] + displaced.standing,
+                [*displaced.standing, *leaving.values()],
                 now=now,
                 linger=self._linger,
+                gone={*displaced.replaced, *leaving},
             )
             waiting = [w for w in batch.waiting if w.id not in displaced.ids]
-            settled = [*parked, *waiting, *covered, *displaced.settle(booked)]
+            left = [taken_off(window, now=now) for window in leaving.values()]
+            stayed = [w for w in displaced.settle(booked) if w.id not in leaving]
+            settled = [*parked, *waiting, *covered, *left, *stayed]
             await facts.settle_windows(connection, settled, now=now)
         reasons = Counter(w.reason for w in settled if w.state == "parked" and w.reason)
         looked_at = len(windows) + len(parked)
@@ -227,11 +239,22 @@ class Booker:
         )
 
 
+def _without(
+    windows: Sequence[PendingWindow], settled: Sequence[SettledWindow]
+) -> list[PendingWindow]:
+    ids = {window.id for window in settled}
+    return [window for window in windows if window.id not in ids]
+
+
 async def _divided(
     connection: AsyncConnection, windows: Sequence[PendingWindow]
 ) -> dict[int, tuple[PendingWindow, InParts]]:
-    """Revised windows that have parts: these go on counting in their place."""
-    revised = {w.id: w for w in windows if w.revision > 1 and w.usage_record_id is None}
+    """Windows that have parts: these go on counting in their place. A part may have some, too."""
+    revised = {
+        w.id: w
+        for w in windows
+        if w.usage_record_id is None and (w.revision > 1 or w.facts.source is WindowSource.PART)
+    }
     found = await boundaries(connection, revised)
     return {id_: (revised[id_], InParts(boundary)) for id_, boundary in found.items()}
 

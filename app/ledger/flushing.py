@@ -9,25 +9,27 @@ The regular window that comes later takes its place, on the same record (see `pr
 it tells more or less is a change of that record where the period is open, and carried where not.
 """
 
+import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
 from app.db import transaction
+from app.ledger import flushes as store
+from app.ledger.flushes import Asked, Provisional, Series
 from app.ledger.keeping import group_key
 from app.ledger.querying import combined
 from app.ledger.series import SeriesKey
+from app.mapping.aggregation import misfit
 from app.mapping.cached import CachedMappings
 from app.mapping.models import MeterMapping, SnapshotItem, SubscriptionSnapshot
-from app.mapping.resolve import ENDED, Parked, billable_item, period_second
-from app.mapping.snapshots import Snapshots, ends_at
+from app.mapping.resolve import ENDED, SECOND, Parked, billable_item, period_second
+from app.mapping.snapshots import AFTER_END, JUST_ENDED, Snapshots, ends_at, just_ended
 from app.mapping.splitting import matching
 from app.openmeter.api import OpenMeterClient
 from app.openmeter.api_answers import QueryRow
@@ -36,40 +38,16 @@ from app.stripe_client import StripeError
 
 logger = logging.getLogger(__name__)
 
-SUBSCRIPTIONS_AT_ONCE = 20
-# Who flushes may be killed: another one does it after this.
-LEASE = timedelta(seconds=30)
+# On the first of a month thousands of periods end in the same second.
+IN_FLIGHT = 4
 # Before the end each flush halves what is left, down to this; then comes the one after the end.
 NEAREST = timedelta(seconds=10)
-# Late enough that OpenMeter has taken in the last events, early enough for Stripe's grace.
-AFTER_END = timedelta(seconds=10)
 # A period that should have rolled over by now: Stripe is read for the next one.
-NEXT_PERIOD = timedelta(seconds=60)
+NEXT_PERIOD = JUST_ENDED
 # A snapshot this old may not know that the subscription was changed.
 SNAPSHOT_AGE = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """A series of a subscription, and up to where its usage is told by windows."""
-
-    key: SeriesKey
-    group_by: dict[str, str]
-    aggregation: str
-    newest_end: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Provisional:
-    """What a series has from `start` up to now, in a period that ends at `end`."""
-
-    key: SeriesKey
-    group_by: str  # JSON
-    aggregation: str
-    start: datetime
-    end: datetime
-    told_until: datetime | None
-    value: Decimal
+# A delivery told something while OpenMeter was asked: once more from there.
+OVERTAKEN = timedelta(seconds=2)
 
 
 def next_flush(now: datetime, ends: datetime, *, cancels: bool) -> datetime:
@@ -98,6 +76,7 @@ class Flusher:
         self._client = client
         self._mappings = mappings
         self._snapshots = snapshots
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
 
     async def flush(self) -> int:
         """Flush what is due; returns how many windows were booked provisionally.
@@ -106,219 +85,178 @@ class Flusher:
         """
         now = self._clock.now()
         async with transaction(self._engine) as connection:
-            due = await _claim(connection, now)
-        count = 0
-        for subscription in due:
+            due = await store.claim(connection, now)
+        return sum(await asyncio.gather(*(self._try(subscription, now) for subscription in due)))
+
+    async def _try(self, subscription: str, now: datetime) -> int:
+        async with self._slots:
             try:
-                count += await self._flush(subscription, now)
-            except (OpenMeterError, StripeError) as error:
+                return await self._flush(subscription, now)
+            except (OpenMeterError, StripeError, SQLAlchemyError) as error:
                 # It comes back when the lease ends; what is not flushed in time is carried.
                 logger.warning("%s could not be flushed: %s", subscription, error)
-        return count
+                return 0
 
     async def _flush(self, subscription: str, now: datetime) -> int:
         snapshot = (await self._snapshots.known([subscription])).get(subscription)
         if snapshot is None or now - snapshot.fetched_at > SNAPSHOT_AGE:
             snapshot = await self._snapshots.refresh(subscription)
-        ends = ends_at(snapshot)
-        if ends is not None and now >= ends + NEXT_PERIOD:
+        before = ends_at(snapshot)
+        if before is not None and now >= before + NEXT_PERIOD:
             snapshot = await self._snapshots.refresh(subscription)
-            if ends_at(snapshot) != ends:
-                return 0  # saving it said when the next flush is
-        if ends is None or snapshot.status in ENDED:
-            await self._plan(subscription, None)
-            return 0
-        cancels = snapshot.cancel_at_period_end or snapshot.cancel_at == ends
-        count = 0
-        if not (cancels and now >= ends):
-            provisional = await self._ask(snapshot, ends, now)
-            count = await self._keep(provisional, ends, now)
-        await self._plan(subscription, next_flush(now, ends, cancels=cancels))
+        ends = ends_at(snapshot)
+        ended = just_ended(snapshot, now)
+        after: datetime | None
+        if ended is not None and snapshot.status not in ENDED:
+            # Somebody has read the next period already; this one still has its grace.
+            count, overtaken = await self._book(snapshot, ended, now)
+            # Not again for this one, however short the next period is.
+            after = ended + JUST_ENDED
+            if ends is not None:
+                after = max(after, ends - self._snapshots.flush_before)
+        elif ends is None or now < ends - self._snapshots.flush_before:
+            count, overtaken = 0, False
+            after = None if ends is None else ends - self._snapshots.flush_before
+        else:
+            cancels = snapshot.cancel_at_period_end or snapshot.cancel_at == ends
+            count, overtaken = 0, False
+            if not (cancels and now >= ends):
+                count, overtaken = await self._book(snapshot, ends, now)
+            after = next_flush(now, ends, cancels=cancels)
+        async with transaction(self._engine) as connection:
+            await store.plan(connection, subscription, now + OVERTAKEN if overtaken else after)
         return count
 
-    async def _plan(self, subscription: str, at: datetime | None) -> None:
+    async def _book(
+        self, snapshot: SubscriptionSnapshot, ends: datetime, now: datetime
+    ) -> tuple[int, bool]:
+        """Ask for what no window tells and write it down, provisionally.
+
+        How many windows were written, and whether a delivery was quicker. Raises OpenMeterError.
+        """
         async with transaction(self._engine) as connection:
-            await connection.execute(
-                text(
-                    "update subscription_snapshots set flush_at = :at "
-                    "where subscription = :subscription"
-                ),
-                {"at": at, "subscription": subscription},
+            series = await store.series_of(connection, snapshot.subscription, ends)
+            by_question: dict[Asked, list[Series]] = defaultdict(list)
+            for one in series:
+                by_question[Asked(one.key.meter, one.key.subject)].append(one)
+            standing = await store.standing_starts(connection, by_question, ends)
+        known = await self._mappings.find((), {asked.meter for asked in by_question})
+        count = 0
+        overtaken = False
+        for asked, group in by_question.items():
+            found = await self._ask(
+                asked, group, known.meters.get(asked.meter, ()), standing, snapshot, ends, now
             )
+            if not found:
+                continue
+            async with transaction(self._engine) as connection:
+                if await store.lock_told(connection, asked, found) != found[0].told_until:
+                    overtaken = True
+                    continue
+                for provisional in found:
+                    count += await store.write(connection, provisional, now)
+        return count, overtaken
 
     async def _ask(
-        self, snapshot: SubscriptionSnapshot, ends: datetime, now: datetime
+        self,
+        asked: Asked,
+        group: Sequence[Series],
+        meters: Sequence[MeterMapping],
+        standing: Mapping[SeriesKey, datetime],
+        snapshot: SubscriptionSnapshot,
+        ends: datetime,
+        now: datetime,
     ) -> list[Provisional]:
-        """What OpenMeter has beyond the windows of each series. Raises OpenMeterError."""
-        async with transaction(self._engine) as connection:
-            series = await _series_of(connection, snapshot.subscription, ends)
-        meters = await self._mappings.find((), {one.key.meter for one in series})
+        """What OpenMeter has beyond the windows of a meter and subject. Raises OpenMeterError."""
+        starts = [
+            start for one in group if (start := _period_start(one, meters, snapshot, ends, now))
+        ]
+        if not starts:
+            return []
+        # A delivery tells all groups at once: what none of them has is told by none.
+        told = max(one.newest_end for one in group)
+        start = max(told, *starts)
         until = min(ends, now.replace(microsecond=0))
-        asked: dict[tuple[str, str], list[Series]] = defaultdict(list)
-        for one in series:
-            asked[one.key.meter, one.key.subject].append(one)
-        found: list[Provisional] = []
-        for (meter, subject), group in asked.items():
-            known = meters.meters.get(meter, ())
-            items = [_item_of(one, known, snapshot, now) for one in group]
-            starts = [item.period_start for item in items if item is not None]
-            if not starts:
-                continue
-            # A delivery tells all groups at once: what none of them has is told by none.
-            told = max(one.newest_end for one in group)
-            start = max(told, *starts)
-            if start >= until:
-                continue
+        again = {key: at for key, at in standing.items() if Asked(key.meter, key.subject) == asked}
+        first = min([start, *again.values()]).replace(microsecond=0)
+        if until - max(starts) <= SECOND or first >= until or told >= ends:
+            return []
+        try:
             rows = await self._client.query(
-                meter,
-                from_=start,
+                asked.meter,
+                from_=first,
                 to=until,
-                subject=subject,
+                subject=asked.subject,
                 group_by=sorted({name for one in group for name in one.group_by}),
                 window_size="MINUTE",
             )
-            found += _provisional(group[0], rows, start, ends, told)
-        return found
+        except ValueError as error:
+            # A name or a bound that the API cannot express: its windows are booked as they come.
+            logger.warning("%s cannot be asked before a period ends: %s", asked.meter, error)
+            return []
+        return _provisional(
+            group[0],
+            rows,
+            start=start,
+            standing=again,
+            ends=ends,
+            told=told,
+            second=period_second(until) - 1,
+        )
 
-    async def _keep(self, provisional: Sequence[Provisional], ends: datetime, now: datetime) -> int:
-        """Write provisional windows down, unless a window has told of them meanwhile."""
-        count = 0
-        second = period_second(min(now.replace(microsecond=0), ends)) - 1
-        for one in provisional:
-            async with transaction(self._engine) as connection:
-                told = await _lock_series(connection, one.key)
-                if told is not None and told > one.start:
-                    continue
-                count += await _write(connection, one, second, now)
-        return count
 
-
-def _item_of(
+def _period_start(
     series: Series,
     meters: Iterable[MeterMapping],
     snapshot: SubscriptionSnapshot,
+    ends: datetime,
     now: datetime,
-) -> SnapshotItem | None:
+) -> datetime | None:
+    """Where the period that ends so begins, for the item that bills the series, if one does."""
     mapping = matching(tuple(meters), series.group_by)
     if mapping is None:
         return None
     item = billable_item(snapshot, mapping, now)
-    return None if isinstance(item, Parked) else item
+    if isinstance(item, Parked) or misfit(
+        series.aggregation, item.aggregate_usage, whole_period=mapping.whole_period
+    ):
+        return None
+    return _start_of(item, ends)
+
+
+def _start_of(item: SnapshotItem, ends: datetime) -> datetime | None:
+    if item.period_start < ends:
+        return item.period_start
+    if item.previous_end is not None and item.previous_end >= ends:
+        return item.previous_start
+    return None
 
 
 def _provisional(
-    series: Series, rows: Iterable[QueryRow], start: datetime, ends: datetime, told: datetime
+    series: Series,
+    rows: Iterable[QueryRow],
+    *,
+    start: datetime,
+    standing: Mapping[SeriesKey, datetime],
+    ends: datetime,
+    told: datetime,
+    second: int,
 ) -> list[Provisional]:
-    """One provisional window for each group that has usage. Pure."""
+    """One provisional window for each group that has usage. Pure.
+
+    One that stands already is told anew from where it begins: only a window takes its place.
+    """
     by_group: dict[tuple[tuple[str, str], ...], list[QueryRow]] = defaultdict(list)
     for row in rows:
         by_group[tuple(sorted(row.group_by.items()))].append(row)
     found = []
     for groups, minutes in by_group.items():
-        value = combined(series.aggregation, minutes)
-        if value is None:
-            continue
         key, written = group_key(dict(groups), contradicts=False)
-        found.append(
-            Provisional(
-                SeriesKey(series.key.meter, series.key.subject, key),
-                written,
-                series.aggregation,
-                start,
-                ends,
-                told,
-                value,
+        of = SeriesKey(series.key.meter, series.key.subject, key)
+        begins = standing.get(of, start)
+        value = combined(series.aggregation, (row for row in minutes if row.window_end > begins))
+        if value is not None:
+            found.append(
+                Provisional(of, written, series.aggregation, begins, ends, told, second, value)
             )
-        )
     return found
-
-
-async def _claim(connection: AsyncConnection, now: datetime) -> list[str]:
-    """Subscriptions to be flushed now; nobody else flushes them until the lease ends."""
-    rows = await connection.execute(
-        text(
-            """
-            update subscription_snapshots set flush_at = cast(:now as timestamptz) + :lease
-            where subscription in (
-                select subscription from subscription_snapshots
-                where flush_at <= :now order by flush_at limit :limit for update skip locked)
-            returning subscription
-            """
-        ),
-        {"now": now, "lease": LEASE, "limit": SUBSCRIPTIONS_AT_ONCE},
-    )
-    return list(rows.scalars())
-
-
-async def _series_of(
-    connection: AsyncConnection, subscription: str, ends: datetime
-) -> list[Series]:
-    """The series of the subjects that are mapped to a subscription when its period ends."""
-    rows = await connection.execute(
-        text(
-            """
-            select s.meter, s.subject, s.group_key, s.group_by, s.aggregation, s.newest_end
-            from subject_mappings m join usage_series s on s.subject = m.subject
-            where m.subscription = :subscription
-              and (m.valid_from is null or m.valid_from < :ends)
-              and (m.valid_to is null or m.valid_to >= :ends)
-            order by s.meter, s.subject, s.group_key
-            """
-        ),
-        {"subscription": subscription, "ends": ends},
-    )
-    return [
-        Series(
-            SeriesKey(row.meter, row.subject, row.group_key),
-            row.group_by,
-            row.aggregation,
-            row.newest_end,
-        )
-        for row in rows
-    ]
-
-
-async def _lock_series(connection: AsyncConnection, key: SeriesKey) -> datetime | None:
-    """Lock a series; up to where its windows tell. None where it has none yet."""
-    told: datetime | None = await connection.scalar(
-        text(
-            """
-            select newest_end from usage_series
-            where meter = :meter and subject = :subject and group_key = :group_key for update
-            """
-        ),
-        key._asdict(),
-    )
-    return told
-
-
-async def _write(connection: AsyncConnection, one: Provisional, second: int, now: datetime) -> int:
-    """Insert or revise a provisional window; what a delivery told stands. Returns 1 or 0."""
-    result = await connection.execute(
-        text(
-            """
-            insert into usage_windows as w (
-                meter, subject, group_key, group_by, window_start, window_end, aggregation, value,
-                source, svix_id, message_at, state, record_at)
-            values (:meter, :subject, :group_key, cast(:group_by as jsonb), :start, :end,
-                    :aggregation, :value, 'flush', :svix_id, :now, 'pending', :second)
-            on conflict (meter, subject, group_key, window_start, window_end) do update set
-                value = excluded.value, svix_id = excluded.svix_id,
-                message_at = excluded.message_at,
-                revision = w.revision + 1, state = 'pending', reason = null, retry_at = null
-            where w.source = 'flush' and w.value <> excluded.value and w.state <> 'covered'
-            """
-        ),
-        {
-            **one.key._asdict(),
-            "group_by": one.group_by,
-            "start": one.start,
-            "end": one.end,
-            "aggregation": one.aggregation,
-            "value": one.value,
-            "svix_id": f"query-{period_second(now)}",
-            "now": now,
-            "second": second,
-        },
-    )
-    return result.rowcount

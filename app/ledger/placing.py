@@ -8,7 +8,7 @@ Where the price adds up, the rounding is that of the period's running total (see
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -31,17 +31,18 @@ LOOKED_AT_ANEW: Final = frozenset({"period_closed", "credit_due"})
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A pending window and the record it belongs on."""
+    """A pending window and the record it belongs on. `gone`: it counts there no more."""
 
     window: PendingWindow
     key: RecordKey
     item_period_id: int
     scale: Fraction
+    gone: bool = False
 
     @property
     def amount(self) -> Fraction:
         """Units of the window now."""
-        return amount(self.window.value, self.scale)
+        return Fraction(0) if self.gone else amount(self.window.value, self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def rewrite(
     *,
     now: datetime,
     linger: timedelta,
-    beside: Iterable[Standing] = (),
+    beside: Collection[Standing] = (),
 ) -> Rewritten:
     """Book windows on the records of one item period; only records that changed are returned.
 
@@ -92,8 +93,11 @@ def rewrite(
         quantities = _each_by_itself(period, ordered, beside)
     behind = _newest_by_record(ordered)
     newest = max(behind.values())
-    # Under `latest` a zero says something: without it, what came before would be the newest.
-    zero_counts = period.combination is Combination.LATEST
+    # Under `latest` a zero says something: without it, what came before would be the newest. But
+    # where no window is left on a record, there is nothing to be said.
+    zeros = (
+        _with_windows(ordered, beside) if period.combination is Combination.LATEST else frozenset()
+    )
     changed = [
         changed_record(
             held[timestamp],
@@ -102,12 +106,20 @@ def rewrite(
             closed=period.closed,
             now=now,
             linger=linger,
-            zero_counts=zero_counts,
+            zero_counts=timestamp in zeros,
         )
         for timestamp, quantity in quantities.items()
-        if quantity != held[timestamp].booked or (zero_counts and held[timestamp].revision == 0)
+        if quantity != held[timestamp].booked
+        or (timestamp in zeros and held[timestamp].revision == 0)
     ]
     return Rewritten(after, changed, missing)
+
+
+def _with_windows(placed: Collection[Placed], beside: Iterable[Standing]) -> frozenset[int]:
+    """The records on which some window counts, by their timestamps."""
+    gone = {p.window.id for p in placed if p.gone}
+    counting = {p.key.timestamp for p in placed if not p.gone}
+    return frozenset(counting | {w.timestamp for w in beside if w.window_id not in gone})
 
 
 def _each_by_itself(
@@ -119,6 +131,9 @@ def _each_by_itself(
         on[other.timestamp][other.window_id] = other
     for p in placed:
         window = p.window
+        if p.gone:
+            on[p.key.timestamp].pop(window.id, None)
+            continue
         on[p.key.timestamp][window.id] = Standing(
             window.id, p.key.timestamp, window.facts.window_end, p.amount
         )
@@ -129,7 +144,9 @@ def _each_by_itself(
     }
 
 
-def _combined(combination: Combination, windows: Iterable[Standing]) -> Fraction:
+def _combined(combination: Combination, windows: Collection[Standing]) -> Fraction:
+    if not windows:
+        return Fraction(0)
     if combination is Combination.MAX:
         return max(window.amount for window in windows)
     return max(windows, key=lambda window: (window.window_end, window.window_id)).amount

@@ -15,7 +15,13 @@ from typing import Final, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ledger.windows import WINDOW_COLUMNS, PendingWindow, SettledWindow, pending_window
+from app.ledger.windows import (
+    AWAITING_QUERY,
+    WINDOW_COLUMNS,
+    PendingWindow,
+    SettledWindow,
+    pending_window,
+)
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
 from app.mapping.resolve import Target, WindowSource
@@ -35,27 +41,37 @@ class RecordAt(NamedTuple):
 class Displaced:
     """Where regular windows go, and what is left of provisional ones.
 
-    `targets`: those given, without provisional windows that gave way. `standing`: provisional
-    windows on a record, with the value that is left. `replaced`: those of which nothing is left.
+    `targets` and `standing`: those given, with provisional windows at the value that is left.
+    `replaced`: of which nothing is left. `asked`: OpenMeter is asked for the rest, as what came
+    after it is told and that may never be.
     """
 
     targets: list[tuple[PendingWindow, Target]]
     standing: list[PendingWindow]
     replaced: frozenset[int]
+    asked: frozenset[int]
     waiting: list[SettledWindow]
     ids: frozenset[int]
 
     def settle(self, booked: Iterable[SettledWindow]) -> list[SettledWindow]:
         """What became of all windows: a provisional one that was replaced stands on no record."""
-        return [
-            SettledWindow(w.id, "covered", REPLACED) if w.id in self.replaced else w for w in booked
-        ] + self.waiting
+        return [self._settled(window) for window in booked] + self.waiting
+
+    def _settled(self, window: SettledWindow) -> SettledWindow:
+        if window.id in self.replaced:
+            return SettledWindow(window.id, "covered", REPLACED)
+        if window.id in self.asked:
+            return replace(window, state="pending", reason=AWAITING_QUERY)
+        return window
 
 
-def rest(provisional: PendingWindow, told: Sequence[PendingWindow]) -> PendingWindow | None:
+def rest(
+    provisional: PendingWindow, told: Sequence[PendingWindow], *, now: datetime
+) -> PendingWindow | None:
     """What is left of a provisional window beside those that deliveries told. Pure.
 
-    None where they tell all of it, or its middle: that cannot be cut out.
+    None where they tell all of it, or its middle: that cannot be cut out. Once its end is over
+    nothing is added to it any more: then a sum of which nothing is left is over, too.
     """
     facts, value = provisional.facts, provisional.value
     adds_up = NEEDED.get(facts.aggregation) is Combination.SUM
@@ -71,13 +87,20 @@ def rest(provisional: PendingWindow, told: Sequence[PendingWindow]) -> PendingWi
             continue
         if adds_up:
             value = max(value - window.value, min(value, Decimal(0)))
+    if adds_up and value == 0 and facts != provisional.facts and now >= facts.window_end:
+        return None
     return replace(provisional, facts=facts, value=value)
 
 
 async def displace(
-    connection: AsyncConnection, targets: Sequence[tuple[PendingWindow, Target]]
+    connection: AsyncConnection,
+    targets: Sequence[tuple[PendingWindow, Target]],
+    standing: Sequence[PendingWindow],
+    *,
+    now: datetime,
 ) -> Displaced:
     """Let provisional windows give way to the regular ones among `targets`, all of them locked."""
+    over = frozenset(window.id for window in standing if _is_over(window, now))
     regular = {
         window.id: window
         for window, _ in targets
@@ -85,38 +108,54 @@ async def displace(
     }
     pairs = await overlapped(connection, list(regular.values()))
     if not pairs:
-        return Displaced(list(targets), [], frozenset(), [], frozenset())
+        return Displaced(list(targets), list(standing), over, frozenset(), [], frozenset())
     told: dict[int, list[PendingWindow]] = defaultdict(list)
     for provisional, by in pairs:
         told[provisional].append(regular[by])
     windows = await _lock(connection, told)
+    ids = frozenset(window.id for window in windows)
     records = await _records(connection, windows)
     places: dict[int, RecordAt] = {}
-    standing: list[PendingWindow] = []
+    still = [window for window in standing if window.id not in ids]
     waiting: list[SettledWindow] = []
     left: list[PendingWindow] = []
+    asked: set[int] = set()
     for window in windows:
-        remaining = rest(window, told[window.id])
+        remaining = rest(window, told[window.id], now=now)
         if remaining is not None:
             left.append(remaining)
+            if remaining.facts.window_end < window.facts.window_end:
+                asked.add(window.id)
         if window.usage_record_id is None:
-            state = "covered" if remaining is None else "pending"
-            waiting.append(SettledWindow(window.id, state, REPLACED if remaining is None else None))
+            if remaining is None:
+                waiting.append(SettledWindow(window.id, "covered", REPLACED))
+            else:
+                waiting.append(SettledWindow(window.id, "pending", moving_from=window.moving_from))
             continue
         places |= {by.id: records[window.usage_record_id] for by in told[window.id]}
-        standing.append(remaining or replace(window, value=Decimal(0)))
+        still.append(remaining or replace(window, value=Decimal(0)))
     await _cut(connection, left)
-    ids = frozenset(window.id for window in windows)
     return Displaced(
         [
             (window, _on_record(target, places.get(window.id)))
             for window, target in targets
             if window.id not in ids
         ],
-        standing,
-        ids - {window.id for window in left},
+        still,
+        (over - ids) | (ids - {window.id for window in left}),
+        frozenset(asked),
         waiting,
         ids,
+    )
+
+
+def _is_over(window: PendingWindow, now: datetime) -> bool:
+    """Whether nothing is left of a provisional window, and nothing will be added to it."""
+    return (
+        window.facts.source is WindowSource.FLUSH
+        and window.value == 0
+        and now >= window.facts.window_end
+        and NEEDED.get(window.facts.aggregation) is Combination.SUM
     )
 
 
@@ -193,14 +232,24 @@ async def _records(
 
 
 async def _cut(connection: AsyncConnection, left: Sequence[PendingWindow]) -> None:
-    """Write what is left of provisional windows."""
+    """Write what is left of provisional windows.
+
+    Where a window with just these bounds waits to be booked, they begin a microsecond later: its
+    place is taken when it is booked.
+    """
     if not left:
         return
     await connection.execute(
         text(
             """
-            update usage_windows w set window_start = t.starts, window_end = t.ends,
-                value = t.value, revision = w.revision + 1
+            update usage_windows w set
+                window_start = t.starts + case when exists (
+                    select 1 from usage_windows o
+                    where o.meter = w.meter and o.subject = w.subject
+                      and o.group_key = w.group_key and o.window_start = t.starts
+                      and o.window_end = t.ends and o.id <> w.id)
+                    then interval '1 microsecond' else interval '0' end,
+                window_end = t.ends, value = t.value, revision = w.revision + 1
             from unnest(cast(:ids as bigint[]), cast(:starts as timestamptz[]),
                         cast(:ends as timestamptz[]), cast(:values as numeric[]))
                 as t (id, starts, ends, value)

@@ -6,7 +6,7 @@ rewritten.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
 from app.mapping.reasons import ParkReason
 from app.mapping.resolve import Target, WindowSource
+from app.mapping.standing import MOVING
 
 
 class PlaceMoved(Exception):
@@ -36,10 +37,12 @@ async def record(
     *,
     now: datetime,
     linger: timedelta,
+    gone: Collection[int] = (),
 ) -> list[SettledWindow]:
     """Book windows on their records and write these. Raises PlaceMoved.
 
-    A window in `standing` stays on its record, and is scaled as it was when it was booked there.
+    A window in `standing` stays on its record, and is scaled as it was when it was booked there;
+    but for those that are `gone` (by id): these count no more.
     """
     if not targets and not standing:
         return []
@@ -61,7 +64,7 @@ async def record(
         )
         for window, target in targets
     ]
-    placed += [_standing(window, by_id) for window in standing]
+    placed += [_standing(window, by_id, gone) for window in standing]
     subscriptions = {t.subscription for t in wanted.values()}
     subscriptions |= {place.subscription for place in existing}
     locked = await period_store.lock_periods(connection, {p.item_period_id for p in placed})
@@ -97,11 +100,14 @@ async def record(
     return refused + [
         SettledWindow(
             p.window.id,
-            "booked",
+            # What is to leave, and was only changed by another window, leaves in its turn.
+            "pending" if p.window.leaving else "booked",
+            MOVING if p.window.leaving else None,
             usage_record_id=record_ids[p.key],
             amount=p.amount,
             scale=p.scale,
             slipped=slipped.get(p.window.id),
+            moving_from=p.window.moving_from if p.window.leaving else None,
         )
         for p in placed
     ]
@@ -136,6 +142,9 @@ def _refuse_misfits(
         period = periods[p.item_period_id]
         facts = p.window.facts
         whole = facts.source is WindowSource.PERIOD
+        if p.gone:
+            fitting.append(p)
+            continue
         if not whole and NEEDED.get(facts.aggregation) is not period.combination:
             refused.append(
                 parked_beside(
@@ -224,8 +233,10 @@ async def _beside(
     return found
 
 
-def _standing(window: PendingWindow, by_id: Mapping[int, RecordPlace]) -> Placed:
+def _standing(
+    window: PendingWindow, by_id: Mapping[int, RecordPlace], gone: Collection[int]
+) -> Placed:
     assert window.usage_record_id is not None  # noqa: S101 - the caller chose such windows
     assert window.scale is not None  # noqa: S101 - written with the record
     place = by_id[window.usage_record_id]
-    return Placed(window, place.key, place.item_period_id, window.scale)
+    return Placed(window, place.key, place.item_period_id, window.scale, gone=window.id in gone)
