@@ -176,7 +176,5 @@ async def bridge(
             carrier,
             Sender(engine, clock, stripe, resolve),
             None if openmeter is None else Querier(engine, clock, openmeter),
-            None
-            if openmeter is None
-            else Flusher(engine, clock, openmeter, cached, snapshots),
+            None if openmeter is None else Flusher(engine, clock, openmeter, cached, snapshots),
         )

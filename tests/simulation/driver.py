@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 
 from sqlalchemy.engine import URL
@@ -24,8 +24,6 @@ from tests.simulation.world import (
     openmeter_of,
     told,
 )
-
-RECIPE_MARGIN = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +133,29 @@ async def _drive(
                 batch.append(delivery(plan, report, value, next(numbers)))
         if batch:
             await built.inbox.store(batch)
-        side.now = lambda at=moment(now): at  # type: ignore[misc]
+        side.now = built.clock.now
         again = await built.settle()
 
 
 async def _unbilled(course: Course, built: Bridge) -> dict[int, list[Unbilled]]:
-    """What is parked or held, where operators see it. A record that is owed counts below zero."""
+    """What is parked or held, where operators see it. A record that is owed counts below zero.
+
+    Of a parked window that was flushed before, only what it tells more is on no bill.
+    """
     numbers = {plan.subject: plan.number for plan in course.plans}
     found: dict[int, list[Unbilled]] = defaultdict(list)
     for row in await built.rows(
         """
         select w.subject, w.window_end as at, w.state, w.reason, w.source,
                w.value * case when w.meter = 'quarters' then 4 else 1 end
-               - coalesce(w.amount_numerator / w.amount_denominator, 0) as units
-        from usage_windows w where w.state in ('parked', 'pending')
+               - w.amount_numerator / w.amount_denominator
+               - coalesce((select sum(f.amount_numerator / f.amount_denominator)
+                           from usage_windows f
+                           where f.source = 'flush' and f.usage_record_id is not null
+                             and f.meter = w.meter and f.subject = w.subject
+                             and f.window_start < w.window_end and f.window_end > w.window_start
+                          ), 0) as units
+        from usage_windows w where w.state in ('parked', 'pending') and w.source <> 'flush'
         """
     ):
         why = f"{row['state']} {row['source']}: {row['reason']}"
@@ -223,8 +230,3 @@ def _set(stripe: SimulatedStripe, plan: Plan, report: Report, units: int) -> boo
     except Refused:
         return False
     return True
-
-
-def today() -> str:
-    """The date of the run."""
-    return datetime.now(UTC).date().isoformat()

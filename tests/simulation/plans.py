@@ -118,7 +118,7 @@ YEAR = [
 """Fifty: 8 hourly, 42 daily."""
 QUARTER = [
     (Kind.MID_DAY, Sync.HOURLY),
-    (Kind.NEW_ITEM, Sync.HOURLY),
+    (Kind.NEW_ITEM, Sync.DAILY),
     (Kind.LAST_DAY, Sync.DAILY),
     (Kind.LEAP_DAY, Sync.DAILY),
     (Kind.TRIAL, Sync.DAILY),
@@ -137,9 +137,14 @@ ODD_ANCHORS = 9
 """So many odd moments are the anchors of all: each boundary costs ten looks at the clock."""
 
 
+def drawing(*of: object) -> random.Random:
+    """Chance that is the same every time."""
+    return random.Random(repr(of))  # noqa: S311 - nothing here is to be kept secret
+
+
 def draw_plans(mix: list[tuple[Kind, Sync]], *, days: int, seed: int) -> list[Plan]:
     """The customers of a mix, for a simulation of so many days."""
-    draw = random.Random(f"plans {seed}")
+    draw = drawing("plans", seed)
     odd = [START - draw.randrange(DAY, 27 * DAY) for _ in range(ODD_ANCHORS)]
     return [
         _plan(number, kind, sync, days, draw.choice(odd), draw)
@@ -147,9 +152,7 @@ def draw_plans(mix: list[tuple[Kind, Sync]], *, days: int, seed: int) -> list[Pl
     ]
 
 
-def _plan(
-    number: int, kind: Kind, sync: Sync, days: int, anchor: int, draw: random.Random
-) -> Plan:
+def _plan(number: int, kind: Kind, sync: Sync, days: int, anchor: int, draw: random.Random) -> Plan:
     def odd(first: float, last: float) -> int:
         """A second somewhere in these days."""
         return START + int(draw.uniform(first, last) * DAY)

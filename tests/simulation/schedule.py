@@ -5,14 +5,14 @@ window with late events is reported again. Far from any boundary deliveries are 
 hours, because nothing hangs on their minute there: that makes a year affordable.
 """
 
-import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from tests.simulation.plans import HOUR, MINUTE, Plan, Sync
+from tests.simulation.plans import HOUR, MINUTE, Plan, Sync, drawing
 from tests.simulation.usage import MICROSECONDS, Used
 
 GATHERED = (12 * HOUR, 2 * HOUR, 30 * MINUTE)
@@ -44,7 +44,7 @@ def window_bounds(plan: Plan, begin: int, end: int) -> list[int]:
     midnight = day.replace(hour=0, minute=0, second=0, microsecond=0)
     if midnight < day:
         midnight = _next_day(midnight)
-    bounds = []
+    bounds: list[int] = []
     while not bounds or bounds[-1] < end:
         bounds.append(int(midnight.timestamp()))
         midnight = _next_day(midnight)
@@ -57,12 +57,17 @@ def _next_day(midnight: datetime) -> datetime:
 
 
 def draw_reports(
-    plan: Plan, bounds: Sequence[int], events: Sequence[Used], boundaries: Sequence[int], *, seed: int
+    plan: Plan,
+    bounds: Sequence[int],
+    events: Sequence[Used],
+    boundaries: Sequence[int],
+    *,
+    seed: int,
 ) -> Iterator[Report]:
     """Every report of a customer's windows, corrections included."""
-    draw = random.Random(f"schedule {seed} {plan.number}")
+    draw = drawing("schedule", seed, plan.number)
     runs = {}
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         run = end + draw.randint(20, 40)
         soon = (MINUTE, 5 * MINUTE) if plan.sync is Sync.HOURLY else (5 * MINUTE, 30 * MINUTE)
         arrives = end + draw.randint(*soon)

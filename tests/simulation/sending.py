@@ -47,9 +47,7 @@ class Sender:
         now = self._clock.now()
         async with transaction(self._engine) as connection:
             tokens = await claim_lanes(connection, now=now, worker=WORKER, limit=LANES)
-            records = await claim_records(
-                connection, tokens, now=now, per_lane=RECORDS_PER_LANE
-            )
+            records = await claim_records(connection, tokens, now=now, per_lane=RECORDS_PER_LANE)
             held: dict[str, list[ClaimedRecord]] = {name: [] for name in tokens}
             for record in records:
                 held[record.subscription].append(record)

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.simulation.plans import DAY, HOUR, MINUTE, Kind, Plan, Sync
+from tests.simulation.plans import DAY, HOUR, MINUTE, Kind, Plan, Sync, drawing
 
 MICROSECONDS = 10**6
 # An event is known to OpenMeter a few seconds after it happened; of a hundred one comes late.
@@ -34,9 +34,9 @@ def draw_usage(
     plan: Plan, boundaries: Sequence[int], begin: int, end: int, *, seed: int
 ) -> list[Used]:
     """The events of [begin, end) in seconds, by time."""
-    draw = random.Random(f"usage {seed} {plan.number}")
+    draw = drawing("usage", seed, plan.number)
     pace = 30 * MINUTE if plan.sync is Sync.HOURLY else 150 * MINUTE
-    events = []
+    events: list[Used] = []
     at = begin
     while True:
         step = _step(at, boundaries, pace, draw)

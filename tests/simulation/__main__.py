@@ -1,0 +1,103 @@
+"""Simulates a year and writes docs/periods.md: `python -m tests.simulation`."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+from sqlalchemy.engine import URL
+
+from app.db import database_url
+from app.embedded import start
+from app.migrating import migrate
+from tests.conftest import SERVER_SETTINGS, folder_in_memory
+from tests.simulation.document import ALONE, PAGE, RECIPE, WITH_API, Measured, page
+from tests.simulation.driver import Run, run_bridge, run_recipe
+from tests.simulation.measuring import accounts, line
+from tests.simulation.plans import YEAR
+from tests.simulation.world import Course, draw_course
+
+GRACES = (300, 0)
+
+
+@contextmanager
+def server() -> Iterator[URL]:
+    """`TEST_DATABASE_URL`, or a server of our own."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield database_url(given)
+        return
+    with tempfile.TemporaryDirectory(prefix="mb-", dir=folder_in_memory()) as folder:
+        Path(folder).chmod(0o755)
+        running = start(Path(folder) / "pg", settings=SERVER_SETTINGS)
+        try:
+            yield database_url(running.url)
+        finally:
+            running.stop()
+
+
+async def simulate(course: Course, url: URL, *, grace: int, queries: bool) -> Run:
+    """One way, on a database of its own."""
+    name = f"mb_simulation_{uuid4().hex[:12]}"
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    admin = await asyncpg.connect(plain)
+    try:
+        await admin.execute(f'create database "{name}"')
+        try:
+            await migrate(url.set(database=name))
+            own = url.set(database=name)
+            return await run_bridge(course, own, grace=grace, queries=queries)
+        finally:
+            await admin.execute(f'drop database "{name}" with (force)')
+    finally:
+        await admin.close()
+
+
+def main() -> None:
+    """Run everything and write the page."""
+    parser = argparse.ArgumentParser(prog="tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--days", type=int, default=366)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    asked = parser.parse_args()
+    logging.disable(logging.WARNING)
+    course = draw_course(YEAR, days=asked.days, seed=asked.seed)
+    measured = []
+    with server() as url:
+        for grace in GRACES:
+            for way in (RECIPE, ALONE, WITH_API):
+                began, used = time.monotonic(), time.process_time()
+                if way == RECIPE:
+                    run = run_recipe(course, grace=grace)
+                else:
+                    queries = way == WITH_API
+                    run = asyncio.run(simulate(course, url, grace=grace, queries=queries))
+                one = Measured(
+                    way,
+                    grace,
+                    run,
+                    accounts(course, run, grace=grace),
+                    time.process_time() - used,
+                    time.monotonic() - began,
+                )
+                measured.append(one)
+                sums = line("all", one.accounts)
+                sys.stdout.write(
+                    f"grace {grace} s, {way}: {one.seconds:.0f} s; "
+                    f"{sums.mean_seconds:.1f} s in the wrong period for each end\n"
+                )
+                sys.stdout.flush()
+    asked.page.write_text(page(course, measured, days=asked.days, seed=asked.seed))
+    sys.stdout.write(f"written: {asked.page}\n")
+
+
+if __name__ == "__main__":
+    main()
