@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ledger.windows import AWAITING_QUERY, PendingWindow, SettledWindow
+from app.ledger.windows import AWAITING_QUERY, TO_BE_ASKED, PendingWindow, SettledWindow
 from app.mapping.resolve import InParts, WholePeriod
 
 IN_PARTS: Final = "in_parts"
@@ -117,6 +117,7 @@ async def _make_periods(
     """One window for each whole period; the newest delivery behind it names it.
 
     Each time it is another revision, so that an answer to what was asked before is not written.
+    While it waits, `booked_at` says since when.
     """
     newest = sorted(whole, key=lambda found: (found[0].message_at, found[0].svix_id))
     asked = {}
@@ -128,10 +129,11 @@ async def _make_periods(
             f"""
             insert into usage_windows as w (
                 meter, subject, group_key, group_by, window_start, window_end, aggregation, value,
-                source, delivery_id, svix_id, message_at, state, reason, retry_at)
+                source, delivery_id, svix_id, message_at, state, reason, retry_at, booked_at)
             select p.meter, p.subject, t.group_key, cast(t.group_by as jsonb), t.starts, t.ends,
                    p.aggregation, 0, 'period', p.delivery_id, p.svix_id, p.message_at,
-                   'pending', '{AWAITING_QUERY}', cast(:now as timestamptz)
+                   'pending', '{AWAITING_QUERY}', cast(:now as timestamptz),
+                   cast(:now as timestamptz)
             from unnest(cast(:ids as bigint[]), cast(:group_keys as bytea[]),
                         cast(:group_bys as text[]), cast(:starts as timestamptz[]),
                         cast(:ends as timestamptz[])) as t (id, group_key, group_by, starts, ends)
@@ -141,7 +143,9 @@ async def _make_periods(
                 delivery_id = excluded.delivery_id, svix_id = excluded.svix_id,
                 message_at = excluded.message_at, aggregation = excluded.aggregation,
                 revision = w.revision + 1, state = 'pending', reason = '{AWAITING_QUERY}',
-                detail = null, retry_at = excluded.retry_at
+                detail = null, retry_at = excluded.retry_at,
+                booked_at = case when w.state = 'pending' and w.reason in {TO_BE_ASKED}
+                                 then w.booked_at else excluded.booked_at end
             """  # noqa: S608 - a constant
         ),
         {

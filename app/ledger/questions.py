@@ -64,7 +64,8 @@ class Question:
 # The literals are those of the partial index.
 DUE: Final = f"""
     select id, meter, subject, aggregation, group_by, window_start, window_end, value, revision,
-           part_of, message_at, usage_record_id is not null as booked, source
+           part_of, coalesce(booked_at, message_at) as waiting_since,
+           usage_record_id is not null as booked, source
     from usage_windows
     where state = 'pending' and reason in {TO_BE_ASKED} and (retry_at is null or retry_at <= :now)
     order by retry_at nulls first limit :limit for update skip locked
@@ -82,7 +83,7 @@ async def claim(connection: AsyncConnection, now: datetime) -> list[Question]:
             row.subject,
             row.aggregation,
             row.group_by,
-            row.message_at,
+            row.waiting_since,
             (Span(row.id, row.window_start, row.window_end, row.value, row.booked),),
             told=(row.value, row.revision),
             provisional=row.source == "flush",
