@@ -64,7 +64,7 @@ _FIND = text(
           and w.window_start < t.window_end and w.window_end > t.window_start
           and w.id <> t.id and w.source = 'webhook' and not w.subject_contradicts
           and not (w.state = 'parked' and w.reason = 'overlaps_window')
-          and not (w.state = 'pending' and w.usage_record_id is null
+          and not (w.state = 'pending' and w.usage_record_id is null and w.moving_from is null
                    and (w.id > t.id or w.id = any(cast(:id as bigint[]))))
         order by w.window_start, w.window_end limit 1) o
     """
@@ -154,9 +154,11 @@ def overlaps_within(windows: Iterable[PendingWindow]) -> dict[int, OtherWindow]:
 
 
 def _may_overlap(window: PendingWindow) -> bool:
-    """What stands on a record was accepted; what contradicts its query is parked anyway."""
+    """What stands on a record, or is on its way to another one, was accepted; what contradicts its
+    query is parked anyway."""
     return (
         window.usage_record_id is None
+        and window.moving_from is None
         and window.facts.source is WindowSource.WEBHOOK
         and not window.facts.subject_contradicts
     )

@@ -42,8 +42,8 @@ class Displaced:
     """Where regular windows go, and what is left of provisional ones.
 
     `targets` and `standing`: those given, with provisional windows at the value that is left.
-    `replaced`: of which nothing is left. `asked`: OpenMeter is asked for the rest, as what came
-    after it is told and that may never be.
+    `replaced`: of which nothing is left. `asked`: OpenMeter is asked for the rest, as no flush
+    will tell it anew, and where nothing was used no delivery ever does.
     """
 
     targets: list[tuple[PendingWindow, Target]]
@@ -124,7 +124,10 @@ async def displace(
         remaining = rest(window, told[window.id], now=now)
         if remaining is not None:
             left.append(remaining)
-            if remaining.facts.window_end < window.facts.window_end:
+            if (
+                remaining.facts.window_end < window.facts.window_end
+                or now >= window.facts.window_end
+            ):
                 asked.add(window.id)
         if window.usage_record_id is None:
             if remaining is None:

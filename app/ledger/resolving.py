@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.ledger import records as store
 from app.ledger.periods import known_periods
 from app.ledger.provisional import overlapped
 from app.ledger.windows import AWAITING_SNAPSHOT, PendingWindow, SettledWindow, parked_beside
@@ -38,12 +39,14 @@ SNAPSHOT_PATIENCE = timedelta(seconds=30)
 class ResolvedBatch:
     """Windows with a target, windows that stand on a record already, and those that must wait.
 
+    `leaving`: windows that are to be taken off their records, as another place can take them.
     `covered`: other windows, which OpenMeter is asked for, count in their place. `subscriptions`
     must be read from Stripe before more can be done.
     """
 
     targets: list[tuple[PendingWindow, Target]]
     standing: list[PendingWindow]
+    leaving: list[PendingWindow]
     covered: list[tuple[PendingWindow, InParts | WholePeriod]]
     waiting: list[SettledWindow]
     subscriptions: frozenset[str]
@@ -65,23 +68,30 @@ class BatchResolver:
         self, connection: AsyncConnection, pending: Sequence[PendingWindow], now: datetime
     ) -> ResolvedBatch:
         """Find the target of each window. Raises DatabaseUnavailable."""
-        batch = ResolvedBatch([], [], [], [], frozenset())
+        batch = ResolvedBatch([], [], [], [], [], frozenset())
         others: list[PendingWindow] = []
         for window in pending:
             unfit = message_fits(window.facts)
             if window.usage_record_id is None:
                 others.append(window)
-            elif unfit is None:
-                batch.standing.append(window)
-            else:
+            elif unfit is not None:
                 batch.waiting.append(parked_beside(window, unfit.reason, unfit.detail))
+            elif window.leaving:
+                others.append(window)
+            else:
+                batch.standing.append(window)
         known = await self._mappings.find(
             {window.facts.subject for window in others}, {window.facts.meter for window in others}
         )
         found = await self._resolve(others, known, now)
+        homes = await _homes(connection, [window for window in others if window.leaving])
         needed: set[str] = set()
         for window, resolution in await self._settle_late(connection, found, now):
             match resolution:
+                case Target(subscription_item=item) if item == homes.get(window.id):
+                    batch.standing.append(replace(window, moving_from=None))
+                case Target() | InParts() | WholePeriod() if window.leaving:
+                    batch.leaving.append(window)
                 case Target():
                     batch.targets.append((window, resolution))
                 case InParts() | WholePeriod():
@@ -90,9 +100,8 @@ class BatchResolver:
                     needed.add(subscription)
                     batch.waiting.append(_awaiting(window, subscription, now))
                 case Parked(reason, detail, retry_at):
-                    batch.waiting.append(
-                        SettledWindow(window.id, "parked", reason, detail, retry_at)
-                    )
+                    parked = parked_beside(window, reason, detail)
+                    batch.waiting.append(replace(parked, retry_at=retry_at))
         return replace(batch, subscriptions=frozenset(needed))
 
     async def _settle_late(
@@ -162,7 +171,24 @@ class BatchResolver:
         )
 
 
+async def _homes(connection: AsyncConnection, windows: Sequence[PendingWindow]) -> dict[int, str]:
+    """The items that windows stand on: a mapping that is changed back leaves them there."""
+    records = {w.usage_record_id for w in windows if w.usage_record_id is not None}
+    if not records:
+        return {}
+    items = {p.id: p.key.subscription_item for p in await store.places(connection, records, [])}
+    return {w.id: items[w.usage_record_id] for w in windows if w.usage_record_id is not None}
+
+
 def _awaiting(window: PendingWindow, subscription: str, now: datetime) -> SettledWindow:
     return SettledWindow(
-        window.id, "pending", AWAITING_SNAPSHOT, subscription, now + SNAPSHOT_PATIENCE
+        window.id,
+        "pending",
+        AWAITING_SNAPSHOT,
+        subscription,
+        now + SNAPSHOT_PATIENCE,
+        usage_record_id=window.usage_record_id,
+        amount=window.amount,
+        scale=window.scale,
+        moving_from=window.moving_from,
     )

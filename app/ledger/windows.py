@@ -42,6 +42,11 @@ class PendingWindow:
     # Its subscription was read for it a moment ago: whatever it says now, it is not read again.
     just_read: bool = False
 
+    @property
+    def leaving(self) -> bool:
+        """Whether a mapping change takes it off the record that it still stands on."""
+        return self.moving_from is not None and self.moving_from == self.usage_record_id
+
 
 @dataclass(frozen=True, slots=True)
 class SettledWindow:
@@ -56,6 +61,7 @@ class SettledWindow:
     amount: Fraction = Fraction(0)
     scale: Fraction | None = None
     slipped: tuple[datetime, datetime] | None = None
+    moving_from: int | None = None
 
 
 def parked_beside(window: PendingWindow, reason: ParkReason, detail: str) -> SettledWindow:
@@ -69,6 +75,7 @@ def parked_beside(window: PendingWindow, reason: ParkReason, detail: str) -> Set
         usage_record_id=window.usage_record_id,
         amount=window.amount,
         scale=window.scale,
+        moving_from=window.moving_from if kept else None,
     )
 
 
@@ -218,6 +225,7 @@ async def settle_windows(
                                     then coalesce(t.slipped_from, w.slipped_from) end,
                 slipped_to = case when t.usage_record_id is not null
                                   then coalesce(t.slipped_to, w.slipped_to) end,
+                moving_from = t.moving_from,
                 booked_at = case when t.state in ('booked', 'covered')
                                  then cast(:now as timestamptz) end
             from unnest(
@@ -226,9 +234,9 @@ async def settle_windows(
                 cast(:usage_record_id as bigint[]), cast(:numerator as numeric[]),
                 cast(:denominator as numeric[]), cast(:scale_numerator as numeric[]),
                 cast(:scale_denominator as numeric[]), cast(:slipped_from as timestamptz[]),
-                cast(:slipped_to as timestamptz[])
+                cast(:slipped_to as timestamptz[]), cast(:moving_from as bigint[])
             ) as t (id, state, reason, detail, retry_at, usage_record_id, numerator, denominator,
-                    scale_numerator, scale_denominator, slipped_from, slipped_to)
+                    scale_numerator, scale_denominator, slipped_from, slipped_to, moving_from)
             where w.id = t.id
             """
         ),
@@ -246,6 +254,7 @@ async def settle_windows(
             "scale_denominator": [w.scale and Decimal(w.scale.denominator) for w in settled],
             "slipped_from": [w.slipped and w.slipped[0] for w in settled],
             "slipped_to": [w.slipped and w.slipped[1] for w in settled],
+            "moving_from": [w.moving_from for w in settled],
         },
     )
 
