@@ -56,6 +56,14 @@ class Provisional:
     value: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A provisional window that is there already: from where, and of which groups (JSON)."""
+
+    start: datetime
+    group_by: str
+
+
 CLAIM: Final = """
     update subscription_snapshots set flush_at = cast(:now as timestamptz) + :lease
     where subscription in (
@@ -109,12 +117,13 @@ async def series_of(connection: AsyncConnection, subscription: str, ends: dateti
 
 async def standing_starts(
     connection: AsyncConnection, asked: Collection[Asked], ends: datetime
-) -> dict[SeriesKey, datetime]:
-    """From where provisional windows up to a period's end stand already."""
+) -> dict[SeriesKey, Standing]:
+    """The provisional windows up to a period's end."""
     rows = await connection.execute(
         text(
             """
-            select f.meter, f.subject, f.group_key, min(f.window_start) as window_start
+            select f.meter, f.subject, f.group_key, min(f.window_start) as window_start,
+                   min(f.group_by::text) as group_by
             from unnest(cast(:meters as text[]), cast(:subjects as text[])) as t (meter, subject)
             join usage_windows f on f.source = 'flush' and f.meter = t.meter
                 and f.subject = t.subject and f.window_end = :ends
@@ -128,7 +137,10 @@ async def standing_starts(
             "ends": ends,
         },
     )
-    return {SeriesKey(row.meter, row.subject, row.group_key): row.window_start for row in rows}
+    return {
+        SeriesKey(row.meter, row.subject, row.group_key): Standing(row.window_start, row.group_by)
+        for row in rows
+    }
 
 
 async def lock_told(

@@ -14,6 +14,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,13 +22,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.clock import Clock
 from app.db import transaction
 from app.ledger import flushes as store
-from app.ledger.flushes import Asked, Provisional, Series
+from app.ledger.flushes import Asked, Provisional, Series, Standing
 from app.ledger.keeping import group_key
 from app.ledger.querying import combined
 from app.ledger.series import SeriesKey
-from app.mapping.aggregation import misfit
+from app.mapping.aggregation import NEEDED, misfit
 from app.mapping.cached import CachedMappings
-from app.mapping.models import MeterMapping, SnapshotItem, SubscriptionSnapshot
+from app.mapping.models import Combination, MeterMapping, SnapshotItem, SubscriptionSnapshot
 from app.mapping.resolve import ENDED, SECOND, Parked, billable_item, period_second
 from app.mapping.snapshots import AFTER_END, JUST_ENDED, Snapshots, ends_at, just_ended
 from app.mapping.splitting import matching
@@ -162,7 +163,7 @@ class Flusher:
         asked: Asked,
         group: Sequence[Series],
         meters: Sequence[MeterMapping],
-        standing: Mapping[SeriesKey, datetime],
+        standing: Mapping[SeriesKey, Standing],
         snapshot: SubscriptionSnapshot,
         ends: datetime,
         now: datetime,
@@ -177,8 +178,10 @@ class Flusher:
         told = max(one.newest_end for one in group)
         start = max(told, *starts)
         until = min(ends, now.replace(microsecond=0))
-        again = {key: at for key, at in standing.items() if Asked(key.meter, key.subject) == asked}
-        first = min([start, *again.values()]).replace(microsecond=0)
+        again = {
+            key: one for key, one in standing.items() if Asked(key.meter, key.subject) == asked
+        }
+        first = min([start, *(one.start for one in again.values())]).replace(microsecond=0)
         if until - max(starts) <= SECOND or first >= until or told >= ends:
             return []
         try:
@@ -237,7 +240,7 @@ def _provisional(
     rows: Iterable[QueryRow],
     *,
     start: datetime,
-    standing: Mapping[SeriesKey, datetime],
+    standing: Mapping[SeriesKey, Standing],
     ends: datetime,
     told: datetime,
     second: int,
@@ -246,17 +249,28 @@ def _provisional(
 
     One that stands already is told anew from where it begins: only a window takes its place.
     """
-    by_group: dict[tuple[tuple[str, str], ...], list[QueryRow]] = defaultdict(list)
+    by_group: dict[bytes, list[QueryRow]] = defaultdict(list)
+    written = {key.group_key: one.group_by for key, one in standing.items()}
     for row in rows:
-        by_group[tuple(sorted(row.group_by.items()))].append(row)
+        group, text = group_key(row.group_by, contradicts=False)
+        by_group[group].append(row)
+        written.setdefault(group, text)
     found = []
-    for groups, minutes in by_group.items():
-        key, written = group_key(dict(groups), contradicts=False)
-        of = SeriesKey(series.key.meter, series.key.subject, key)
-        begins = standing.get(of, start)
-        value = combined(series.aggregation, (row for row in minutes if row.window_end > begins))
+    for group, group_by in written.items():
+        key = SeriesKey(series.key.meter, series.key.subject, group)
+        begins = standing[key].start if key in standing else start
+        value = combined(
+            series.aggregation, (row for row in by_group[group] if row.window_end > begins)
+        )
+        if value is None and key in standing and _nothing_counts(series.aggregation):
+            value = Decimal(0)
         if value is not None:
             found.append(
-                Provisional(of, written, series.aggregation, begins, ends, told, second, value)
+                Provisional(key, group_by, series.aggregation, begins, ends, told, second, value)
             )
     return found
+
+
+def _nothing_counts(aggregation: str) -> bool:
+    """Whether no usage is a value: it is not the newest one."""
+    return NEEDED.get(aggregation) in (Combination.SUM, Combination.MAX)
