@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from app.sandbox.periods import Cycle, Interval
+
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 START = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 """A leap year: the 29th of February is a boundary in it."""
@@ -134,7 +136,7 @@ QUARTER = [
 
 
 ODD_ANCHORS = 9
-"""So many odd moments are the anchors of all: each boundary costs ten looks at the clock."""
+"""So many odd moments are the anchors of all: each end of a period costs ten steps."""
 
 
 def drawing(*of: object) -> random.Random:
@@ -145,34 +147,40 @@ def drawing(*of: object) -> random.Random:
 def draw_plans(mix: list[tuple[Kind, Sync]], *, days: int, seed: int) -> list[Plan]:
     """The customers of a mix, for a simulation of so many days."""
     draw = drawing("plans", seed)
-    odd = [START - draw.randrange(DAY, 27 * DAY) for _ in range(ODD_ANCHORS)]
+    odd = [START - draw.randrange(3 * DAY, 27 * DAY) for _ in range(ODD_ANCHORS)]
     return [
-        _plan(number, kind, sync, days, draw.choice(odd), draw)
-        for number, (kind, sync) in enumerate(mix, 1)
+        _plan(number, kind, sync, days, odd, draw) for number, (kind, sync) in enumerate(mix, 1)
     ]
 
 
-def _plan(number: int, kind: Kind, sync: Sync, days: int, anchor: int, draw: random.Random) -> Plan:
-    def odd(first: float, last: float) -> int:
-        """A second somewhere in these days."""
-        return START + int(draw.uniform(first, last) * DAY)
+def _plan(
+    number: int, kind: Kind, sync: Sync, days: int, odd: list[int], draw: random.Random
+) -> Plan:
+    anchor = draw.choice(odd)
+    others = [at for at in odd if at != anchor]
 
-    started = anchor
-    if kind is Kind.LAST_DAY:
-        started = int(datetime(2023, 12, 31, tzinfo=UTC).timestamp())
-    elif kind is Kind.LEAP_DAY:
-        started = int(datetime(2023, 12, 29, 23, 59, 59, tzinfo=UTC).timestamp())
-    changes = [odd(days * 0.3, days * 0.45)] if kind in CHANGES else []
+    def between(first: float, last: float) -> int:
+        """In mid-period: an odd moment at which another one's period ends, in these days."""
+        span = range(START + int(days * first * DAY), START + int(days * last * DAY))
+        ends = [Cycle(at, Interval.MONTH).boundary(n) for at in others for n in range(1, 13)]
+        return draw.choice([at for at in ends if at in span] or span)
+
+    started = {
+        Kind.LAST_DAY: int(datetime(2023, 12, 31, tzinfo=UTC).timestamp()),
+        Kind.LEAP_DAY: int(datetime(2023, 12, 29, 23, 59, 59, tzinfo=UTC).timestamp()),
+        Kind.TRIAL: START,
+    }.get(kind, anchor)
+    changes = [between(0.25, 0.5)] if kind in CHANGES else []
     if CHANGES.get(kind) in TWICE:
-        changes.append(odd(days * 0.6, days * 0.8))
+        changes.append(between(0.6, 0.85))
     return Plan(
         number,
         kind,
         sync,
         draw.randint(1, 9),
-        started=START if kind is Kind.TRIAL else started,
-        trial_end=anchor + 28 * DAY if kind is Kind.TRIAL else None,
-        cancel_at=odd(days * 0.5, days * 0.7)
+        started=started,
+        trial_end=Cycle(anchor, Interval.MONTH).boundary(1) if kind is Kind.TRIAL else None,
+        cancel_at=between(0.5, 0.75)
         if kind is Kind.CANCEL_AT
         else changes[0]
         if kind is Kind.NEW_SUBSCRIPTION
