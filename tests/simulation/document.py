@@ -163,8 +163,8 @@ _INTRODUCTION = """
 ({hourly} with hourly syncs, {daily} with daily ones): {events:,} events, {reports:,} webhooks.
 Their billing periods end on the 31st, in mid-day at odd seconds, on leap day, with a trial, by an
 upgrade in mid-period (to another item, to another subscription), by a threshold that resets the
-anchor, by `cancel_at` and `cancel_at_period_end`; days are those of UTC, Europe/Berlin or America/New_York,
-so two of them have 23 and 25 hours. Of a hundred events one is known to OpenMeter hours late, and
+anchor, by `cancel_at` and `cancel_at_period_end`; days are those of UTC, Europe/Berlin or
+America/New_York, so two of them have 23 and 25 hours. Of a hundred events one is known to OpenMeter hours late, and
 its window is reported again. Webhooks arrive 1 to 5 minutes after an hour, 5 to 30 after a day, and
 of a hundred four come hours later than that.
 

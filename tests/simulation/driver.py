@@ -140,7 +140,7 @@ async def _drive(
 async def _unbilled(course: Course, built: Bridge) -> dict[int, list[Unbilled]]:
     """What is parked or held, where operators see it. A record that is owed counts below zero.
 
-    Of a parked window that was flushed before, only what it tells more is on no bill.
+    Of parked windows that were flushed before, only what they tell more is on no bill.
     """
     numbers = {plan.subject: plan.number for plan in course.plans}
     found: dict[int, list[Unbilled]] = defaultdict(list)
@@ -148,14 +148,17 @@ async def _unbilled(course: Course, built: Bridge) -> dict[int, list[Unbilled]]:
         """
         select w.subject, w.window_end as at, w.state, w.reason, w.source,
                w.value * case when w.meter = 'quarters' then 4 else 1 end
-               - w.amount_numerator / w.amount_denominator
-               - coalesce((select sum(f.amount_numerator / f.amount_denominator)
-                           from usage_windows f
-                           where f.source = 'flush' and f.usage_record_id is not null
-                             and f.meter = w.meter and f.subject = w.subject
-                             and f.window_start < w.window_end and f.window_end > w.window_start
-                          ), 0) as units
+               - w.amount_numerator / w.amount_denominator as units
         from usage_windows w where w.state in ('parked', 'pending') and w.source <> 'flush'
+        union all
+        select f.subject, f.window_end, f.state, 'told by windows that are parked', f.source,
+               - f.amount_numerator / f.amount_denominator
+        from usage_windows f
+        where f.source = 'flush' and f.usage_record_id is not null and exists (
+            select 1 from usage_windows w
+            where w.state in ('parked', 'pending') and w.source <> 'flush'
+              and f.meter = w.meter and f.subject = w.subject
+              and f.window_start < w.window_end and f.window_end > w.window_start)
         """
     ):
         why = f"{row['state']} {row['source']}: {row['reason']}"
