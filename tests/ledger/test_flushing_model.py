@@ -43,7 +43,6 @@ class Case:
     grace: int
     flushing: bool
     away: list[int]  # minutes after noon in which OpenMeter does not answer
-    again: list[bool]  # whether an hour is told a second time, much later
 
 
 cases = st.builds(
@@ -66,7 +65,6 @@ cases = st.builds(
     grace=st.sampled_from([0, 300]),
     flushing=st.sampled_from([True, True, False]),
     away=st.lists(st.integers(20, 200), max_size=30),
-    again=st.lists(st.booleans(), min_size=5, max_size=5),
 )
 
 
@@ -113,14 +111,10 @@ def windows(case: Case) -> list[tuple[timedelta, timedelta]]:
 async def run(asked: Asked, case: Case) -> None:
     """Let time pass, minute by minute where something happens."""
     boundary = timedelta(seconds=case.boundary)
-    told = [
-        (end + delay * MINUTE + SECOND, (start, end))
+    happens = {
+        end + delay * MINUTE + SECOND: (start, end)
         for (start, end), delay in zip(windows(case), case.delays, strict=False)
-    ]
-    told += [
-        (30 * HOUR, span) for span, again in zip(windows(case), case.again, strict=False) if again
-    ]
-    happens = {when: span for when, span in told if when < 30 * HOUR}
+    }
     steps = sorted(
         {*happens, boundary + timedelta(seconds=case.rolled)}
         | {minute * MINUTE for minute in case.away}
@@ -142,9 +136,8 @@ async def run(asked: Asked, case: Case) -> None:
         await asked.settle()
     asked.side.heal()
     asked.world.clock.set(NOON + 30 * HOUR)
-    for when, (start, end) in told:
-        if when == 30 * HOUR:
-            await asked.report(NOON + start, NOON + end, case.size, group_by=["model"])
+    for start, end in windows(case):
+        await asked.report(NOON + start, NOON + end, case.size, group_by=["model"])
     asked.world.clock.advance(HOUR)
     await asked.settle()
 
