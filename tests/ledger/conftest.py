@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.ledger.moves import Moving
 from tests.ledger.world import ONE_CUSTOMER, Replica, World
 
 
@@ -27,3 +28,9 @@ async def replica(unmapped: World) -> AsyncIterator[Replica]:
     """One process's share of the world."""
     async with unmapped.replica() as made:
         yield made
+
+
+@pytest.fixture
+def moving(world: World) -> Moving:
+    """The world with a second subscription, and a second price, to move usage to."""
+    return Moving(world)
