@@ -29,7 +29,7 @@ from app.ledger.rebooking import Rebooker
 from app.ledger.successors import Successors
 from app.mapping.cached import CachedMappings
 from app.mapping.models import LatePolicy
-from app.mapping.resolve import Rules
+from app.mapping.resolution import Rules
 from app.mapping.snapshots import Snapshots, read_from_stripe
 from app.openmeter.api import OpenMeterClient
 from app.stripe_client import StripeClient, StripeError, Timeouts

@@ -11,7 +11,8 @@ from app.dispatch.reasons import STOP_ACTIONS, StopReason
 from app.mapping.file import Mappings
 from app.mapping.models import MeterMapping, SubjectMapping, SubscriptionSnapshot
 from app.mapping.reasons import ACTIONS, ParkReason
-from app.mapping.resolve import Parked, billable_item
+from app.mapping.resolution import Parked
+from app.mapping.resolve import billable_item
 from app.mapping.snapshots import read_from_stripe
 from app.mapping.splitting import describe_name
 from app.stripe_client import DEFAULT_BASE_URL, STRIPE_VERSION, StripeClient, StripeError

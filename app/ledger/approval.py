@@ -10,7 +10,7 @@ from fractions import Fraction
 from app.ledger.quantity import amount
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason
-from app.mapping.resolve import WindowSource
+from app.mapping.resolution import WindowSource
 
 
 def awaits_approval(window: PendingWindow, *, above: Decimal | None) -> SettledWindow | None:

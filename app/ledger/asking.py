@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger.windows import AWAITING_QUERY, TO_BE_ASKED, PendingWindow, SettledWindow
-from app.mapping.resolve import InParts, WholePeriod
+from app.mapping.resolution import InParts, WholePeriod
 
 IN_PARTS: Final = "in_parts"
 WHOLE_PERIOD: Final = "whole_period"

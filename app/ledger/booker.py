@@ -40,7 +40,7 @@ from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import release_some
 from app.mapping.repository import share_lock
-from app.mapping.resolve import InParts, Rules, WindowSource
+from app.mapping.resolution import InParts, Rules, WindowSource
 from app.mapping.snapshots import Snapshots
 from app.openmeter.report import InvalidMessage, UnknownType, UsageReport, parse_message
 

@@ -29,7 +29,8 @@ from app.ledger.placing import changed_record
 from app.ledger.records import NewRecord, RecordKey, UsageRecord
 from app.ledger.successors import Successors, successor
 from app.mapping.models import Combination, LatePolicy, SnapshotItem, SubscriptionSnapshot
-from app.mapping.resolve import CARRY_OFFSET, ENDED, Target, period_second
+from app.mapping.resolution import Target
+from app.mapping.resolve import CARRY_OFFSET, ENDED, period_second
 from app.mapping.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,8 @@ from app.ledger.series import SeriesKey
 from app.mapping.aggregation import NEEDED, misfit
 from app.mapping.cached import CachedMappings
 from app.mapping.models import Combination, MeterMapping, SnapshotItem, SubscriptionSnapshot
-from app.mapping.resolve import ENDED, SECOND, Parked, billable_item, period_second
+from app.mapping.resolution import Parked
+from app.mapping.resolve import ENDED, SECOND, billable_item, period_second
 from app.mapping.snapshots import AFTER_END, JUST_ENDED, Snapshots, ends_at, just_ended
 from app.mapping.splitting import matching
 from app.openmeter.api import OpenMeterClient

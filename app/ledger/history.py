@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.mapping.resolve import WindowSource
+from app.mapping.resolution import WindowSource
 
 # What was queried before the window ended gives way to any delivery. No delivery takes the place
 # of a part of another window, or of a whole period's value: those count by rules of their own.

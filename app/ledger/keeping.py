@@ -22,7 +22,7 @@ from app.ledger.history import Replayed, Revision, Verdict, replay, write_histor
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
 from app.ledger.windows import WINDOW_COLUMNS, PendingWindow, pending_window
 from app.mapping.releases import KEY_ORDER
-from app.mapping.resolve import WindowSource
+from app.mapping.resolution import WindowSource
 
 
 class WindowKey(NamedTuple):

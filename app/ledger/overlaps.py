@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.ledger.series import SeriesKey, hold_free_series, measure_newest
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason
-from app.mapping.resolve import WindowSource
+from app.mapping.resolution import WindowSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.mapping.models import Combination, LatePolicy, Rounding
-from app.mapping.resolve import EPOCH, Period, Target
+from app.mapping.resolution import EPOCH, Period, Target
 
 
 class PeriodKey(NamedTuple):

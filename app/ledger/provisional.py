@@ -24,7 +24,7 @@ from app.ledger.windows import (
 )
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
-from app.mapping.resolve import Target, WindowSource
+from app.mapping.resolution import Target, WindowSource
 
 REPLACED: Final = "replaced"
 

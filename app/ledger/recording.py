@@ -22,7 +22,7 @@ from app.ledger.windows import PendingWindow, SettledWindow, parked_beside, stan
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
 from app.mapping.reasons import ParkReason
-from app.mapping.resolve import Target, WindowSource
+from app.mapping.resolution import Target, WindowSource
 from app.mapping.standing import MOVING
 
 

@@ -9,7 +9,8 @@ from app.db import transaction
 from app.mapping.aggregation import combination_of
 from app.mapping.cached import CachedMappings
 from app.mapping.models import Combination, MeterMapping, SnapshotItem, SubscriptionSnapshot
-from app.mapping.resolve import ENDED, Parked, billable_item
+from app.mapping.resolution import Parked
+from app.mapping.resolve import ENDED, billable_item
 from app.mapping.splitting import matching
 
 # What stands on a carry record came from others, and may have been carried to these, too.

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import KEY_ORDER
-from app.mapping.resolve import WindowFacts, WindowSource
+from app.mapping.resolution import WindowFacts, WindowSource
 
 AWAITING_SNAPSHOT = "awaiting_snapshot"
 AWAITING_QUERY = "awaiting_query"

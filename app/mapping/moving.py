@@ -18,7 +18,8 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from app.mapping.models import MeterMapping, PriceSelector, SubjectMapping, SubscriptionSnapshot
-from app.mapping.resolve import ENDED, Parked, billable_item
+from app.mapping.resolution import Parked
+from app.mapping.resolve import ENDED, billable_item
 from app.mapping.splitting import matching
 
 _EVER = datetime.min.replace(tzinfo=UTC)

@@ -14,7 +14,7 @@ from app.db import transaction
 from app.ledger.recording import record
 from app.ledger.windows import PendingWindow
 from app.mapping.models import Rounding
-from app.mapping.resolve import Target, WindowFacts
+from app.mapping.resolution import Target, WindowFacts
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 AT = int((NOW - timedelta(hours=2)).timestamp())

@@ -12,7 +12,7 @@ from app.ledger.booker import Booker
 from app.ledger.status import StatusRepository
 from app.ledger.windows import PendingWindow
 from app.mapping.releases import ask
-from app.mapping.resolve import WindowFacts
+from app.mapping.resolution import WindowFacts
 from tests.ledger.world import DAY, LINGER, Replica, World, at, row
 from tests.mapping.stripe_side import HOUR
 

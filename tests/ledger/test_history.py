@@ -17,7 +17,7 @@ from app.db import transaction
 from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.history import Revision, Verdict, replay
 from app.ledger.keeping import IncomingWindow, WindowKey, group_key, keep_windows
-from app.mapping.resolve import WindowSource
+from app.mapping.resolution import WindowSource
 from tests.ledger.test_replicas import waiting_for_locks
 from tests.ledger.world import DAY, Replica, World, at, row
 from tests.mapping.stripe_side import HOUR, NOW

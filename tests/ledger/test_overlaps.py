@@ -22,7 +22,7 @@ from app.ledger.overlaps import overlaps_within
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
 from app.ledger.status import StatusRepository
 from app.ledger.windows import PendingWindow
-from app.mapping.resolve import WindowFacts
+from app.mapping.resolution import WindowFacts
 from tests.ledger.test_replicas import waiting_for_locks
 from tests.ledger.world import DAY, Replica, World, at, row
 from tests.mapping.stripe_side import HOUR

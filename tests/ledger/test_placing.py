@@ -12,7 +12,7 @@ from app.ledger.placing import Placed, rewrite
 from app.ledger.records import RecordKey, UsageRecord
 from app.ledger.windows import PendingWindow
 from app.mapping.models import Rounding
-from app.mapping.resolve import WindowFacts
+from app.mapping.resolution import WindowFacts
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 AT = int(NOW.timestamp()) - 3600

@@ -26,7 +26,7 @@ from app.mapping.cached import CachedMappings
 from app.mapping.file import from_yaml, to_mappings
 from app.mapping.models import LatePolicy, SubscriptionSnapshot
 from app.mapping.repository import MappingRepository
-from app.mapping.resolve import Rules
+from app.mapping.resolution import Rules
 from app.mapping.snapshots import Snapshots
 from tests.mapping.stripe_side import HOUR, NOW, item, snapshot
 

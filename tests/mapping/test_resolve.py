@@ -20,7 +20,7 @@ from app.mapping.models import (
     TimestampRule,
 )
 from app.mapping.reasons import ACTIONS, STRIPE_SIDE, ParkReason
-from app.mapping.resolve import (
+from app.mapping.resolution import (
     Booking,
     InParts,
     Late,
@@ -32,10 +32,8 @@ from app.mapping.resolve import (
     WholePeriod,
     WindowFacts,
     WindowSource,
-    record_timestamp,
-    resolve,
-    settle_late,
 )
+from app.mapping.resolve import record_timestamp, resolve, settle_late
 from tests.mapping.stripe_side import (
     HOUR,
     NOW,

@@ -27,7 +27,7 @@ from app.mapping.cached import CachedMappings
 from app.mapping.file import from_yaml, to_mappings
 from app.mapping.models import LatePolicy
 from app.mapping.repository import MappingRepository
-from app.mapping.resolve import Rules
+from app.mapping.resolution import Rules
 from app.mapping.snapshots import Snapshots
 from app.openmeter.api import OpenMeterClient
 from tests.simulation.plans import START
