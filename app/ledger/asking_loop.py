@@ -1,8 +1,12 @@
-"""The asking loop: asks OpenMeter what windows do not tell, and flushes before periods end."""
+"""The asking loop: asks OpenMeter what windows do not tell, and flushes before periods end.
+
+The two run beside each other: an OpenMeter that hangs over fifty questions must not keep a flush
+that has its minute.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from app.errors import DatabaseUnavailable
 from app.ledger.flushing import Flusher
@@ -20,31 +24,37 @@ class AskingLoop:
     def __init__(
         self, querier: Querier, flusher: Flusher | None, *, on_answered: Callable[[], None]
     ) -> None:
-        self._querier = querier
-        self._flusher = flusher
+        self._rounds: list[Callable[[], Awaitable[int]]] = [querier.ask]
+        if flusher is not None:
+            self._rounds.append(flusher.flush)
         self._on_answered = on_answered
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Finish the round and return from `run`."""
+        """Return from `run`. A question that is under way is given up: it is asked again."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Ask until stopped."""
-        while not self._stopping.is_set():
+        """Ask until stopped. Ends by the first error that nobody foresaw."""
+        asking = [asyncio.create_task(self._repeat(round_)) for round_ in self._rounds]
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait([*asking, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*asking, stopping):
+                task.cancel()
+            await asyncio.gather(*asking, stopping, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _repeat(self, round_: Callable[[], Awaitable[int]]) -> None:
+        while True:
             pause = IDLE_POLL
             try:
-                answered = await self._querier.ask()
-                if self._flusher is not None:
-                    answered += await self._flusher.flush()
-                if answered:
+                if await round_():
                     self._on_answered()
                     pause = 0.0
             except DatabaseUnavailable:
                 logger.warning("the database is not available; nothing is asked")
                 pause = DATABASE_PAUSE
-            if pause:
-                try:
-                    await asyncio.wait_for(self._stopping.wait(), timeout=pause)
-                except TimeoutError:
-                    continue
+            await asyncio.sleep(pause)
