@@ -90,9 +90,9 @@ def _refusal(obstructed: Sequence[Move]) -> MovesBilledUsage:
     amount = sum((move.amount for move in obstructed), Fraction(0))
     return MovesBilledUsage(
         f"This moves {_usage(windows, amount)} that stand where they cannot come down at Stripe "
-        "any more. By force they are billed at their new place, and what they leave behind is "
-        "held, to be credited by hand. To move only what is not billed yet, begin the new mapping "
-        "at a later time",
+        "any more. By force (--force, force=true) they are billed at their new place, and what "
+        "they leave behind is held, to be credited by hand. To move only what is not billed for "
+        "good, begin the new mapping at a later time",
         faults=tuple(
             Fault(
                 f"{move.subscription_item} of {move.subscription}, from "

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from app.bootstrap import Services
+from tests.ledger.explainable import DAY, HOUR, Written
 from tests.mapping.seen_side import keep, series
 from tests.mapping.stripe_side import item, snapshot
 
@@ -16,6 +17,9 @@ FILE = {
         {"subject": "customer-1", "subscription": "sub_2", "valid_from": "2026-07-01"},
     ],
 }
+
+
+STANDS = {"subjects": [{"subject": "customer-1", "subscription": "sub_1"}]}
 
 
 async def test_apply_list_and_apply_again(client: httpx.AsyncClient) -> None:
@@ -148,3 +152,59 @@ async def test_bad_input_gets_paths_and_changes_nothing(
     assert answer.json()["faults"][0]["path"].startswith(path)
     assert "yesterday" not in answer.text
     assert (await client.get("/v1/mappings")).json() == before
+
+
+MOVED = {"subjects": [{"subject": "customer-1", "subscription": "sub_2"}]}
+
+
+async def test_usage_that_moves_is_shown_and_refused_without_force(
+    client: httpx.AsyncClient, built: Services
+) -> None:
+    await client.put("/v1/mappings", json={"meters": FILE["meters"], **STANDS})
+    written = Written(built.engine)
+    record = await written.record(await written.period(), DAY + HOUR, 10)
+    await written.window(DAY, 10, record, meter="ai_prompt_tokens")
+    dry = (await client.put("/v1/mappings?dry_run=true", json=MOVED)).json()
+    assert dry["windows_moved"] == 1
+    assert dry["moves"] == [
+        {
+            "subscription": "sub_1",
+            "subscription_item": "si_1",
+            "period_start": "2026-03-01T00:00:00Z",
+            "period_end": "2026-04-01T00:00:00Z",
+            "to_subscription": "sub_2",
+            "to_price": "price price_tokens",
+            "windows": 1,
+            "at_stripe": 1,
+            "amount": "10",
+            "obstacle": "period_closed",
+        }
+    ]
+    refused = await client.put("/v1/mappings", json=MOVED)
+    assert refused.status_code == 409
+    problem = refused.json()
+    assert problem["type"] == "urn:meterbridge:problem:mapping-moves-billed-usage"
+    assert [fault["path"][:13] for fault in problem["faults"]] == ["si_1 of sub_1"]
+    listed = (await client.get("/v1/mappings")).json()["subjects"]
+    assert [subject["subscription"] for subject in listed] == ["sub_1"]
+    forced = await client.put("/v1/mappings?force=true", json=MOVED)
+    assert forced.status_code == 200
+    assert forced.json() == {**dry, "dry_run": False}
+
+
+async def test_what_stays_is_shown(client: httpx.AsyncClient, built: Services) -> None:
+    await client.put("/v1/mappings", json={"meters": FILE["meters"], **STANDS})
+    written = Written(built.engine)
+    record = await written.record(await written.period(), DAY + HOUR, 10)
+    await written.window(DAY, 10, record, meter="ai_prompt_tokens")
+    ended = {"subject": "customer-1", "subscription": "sub_1", "valid_to": "2026-03-01"}
+    applied = (await client.put("/v1/mappings", json={"subjects": [ended]})).json()
+    assert applied["moves"] == []
+    assert applied["stays"] == [
+        {
+            "subscription": "sub_1",
+            "subscription_item": "si_1",
+            "windows": 1,
+            "why": "no mapping of their subject is valid at their time any more",
+        }
+    ]

@@ -36,7 +36,7 @@ class Call(NamedTuple):
 
 @dataclass
 class Moving:
-    """A world with `sub_1` (si_1 at price_1, si_1b at price_2) and `sub_2` (si_2 at price_1)."""
+    """A world with `sub_1` (si_1 at price_1, si_1b at price_2) and `sub_2` (si_2, si_2b)."""
 
     world: World
     calls: list[Call] = field(default_factory=list)
@@ -47,9 +47,12 @@ class Moving:
 
     def show(self, **members: Any) -> None:
         """What Stripe shows of both."""
-        second = item("si_1b", price_id="price_2", **members)
-        self.world.stripe.held["sub_1"] = snapshot(item(**members), second)
-        self.world.stripe.held["sub_2"] = snapshot(item("si_2", **members), name="sub_2")
+        for number in (1, 2):
+            items = (
+                item(f"si_{number}", **members),
+                item(f"si_{number}b", price_id="price_2", **members),
+            )
+            self.world.stripe.held[f"sub_{number}"] = snapshot(*items, name=f"sub_{number}")
 
     async def apply(self, file: str, **how: bool) -> AppliedMappings:
         """Apply a mapping file."""

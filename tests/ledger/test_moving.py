@@ -24,7 +24,7 @@ from tests.ledger.moves import (
     Moving,
 )
 from tests.ledger.world import DAY, ONE_CUSTOMER, Replica, World, at, row
-from tests.mapping.stripe_side import HOUR, item, snapshot
+from tests.mapping.stripe_side import HOUR
 
 APRIL, MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -311,10 +311,6 @@ async def test_whatever_is_changed_and_when(world: World, seed: int) -> None:
                 )
             elif step == 2:
                 price = chance.choice(["[price_1]", "[price_1, price_9]", "[price_2, price_1b]"])
-                world.stripe.held["sub_2"] = snapshot(
-                    item("si_2"), item("si_2b", price_id="price_2"), name="sub_2"
-                )
-                await one.read(["sub_2"])
                 await moving.apply(f"meters: [{{meter: tokens, price: {price}, scale: 1/3}}]")
             elif step == 3:
                 await moving.send(only=chance.choice([None, "si_1", "si_2"]))
