@@ -44,6 +44,9 @@ item_periods = Table(
     Column("late_policy", Text, nullable=False, server_default=text("'carry_forward'")),
     # Stripe takes nothing more for it, by its own word or because it ended long enough ago.
     Column("closed_at", TIMESTAMPTZ),
+    # The last second (Unix) that it takes nothing more for: where the anchor was moved under what
+    # was booked as one period, the rest of its records can still be set. Null: it is open.
+    Column("closed_until", BigInteger),
     UniqueConstraint("subscription_item", "period_start"),
     CheckConstraint("combination in ('sum', 'max', 'latest')", name="combination"),
     CheckConstraint("late_policy in ('carry_forward', 'hold')", name="late_policy"),
