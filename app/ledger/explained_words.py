@@ -9,6 +9,7 @@ from typing import Final
 from app.dispatch.reasons import hold_action_of
 from app.ledger.explained import ExplainedPeriod, PeriodHead, SubjectDay, Unsettled, Waiting
 from app.mapping.reasons import action_of as park_action_of
+from app.mapping.standing import MOVING
 from app.mapping.units import exact_text
 
 SOURCES: Final[Mapping[str, str]] = {
@@ -19,6 +20,10 @@ SOURCES: Final[Mapping[str, str]] = {
 }
 _LATE_ACTION: Final = "It is carried into the current period, or held, by itself."
 _PENDING_ACTION: Final = "Nothing: it is booked by itself, some of it after a read from Stripe."
+_MOVING_ACTION: Final = (
+    "Nothing: the mappings have another place for it, where it is booked by itself when its old "
+    "record has come down at Stripe."
+)
 _COVERED_ACTION: Final = "Nothing: its parts, or the whole period's value, count in its place."
 
 
@@ -62,7 +67,7 @@ def action_of(state: str, reason: str | None) -> str | None:
     if state == "late":
         return _LATE_ACTION
     if state == "pending":
-        return _PENDING_ACTION
+        return _MOVING_ACTION if reason == MOVING else _PENDING_ACTION
     if state == "covered":
         return _COVERED_ACTION
     if reason is None or state not in ("parked", "held"):
@@ -192,6 +197,8 @@ def _waiting(found: Waiting) -> str:
     if not found.certain:
         what += " that may belong here"
     verb = "is" if found.windows == 1 else "are"
+    if found.state == "pending" and found.reason == MOVING:
+        return f"{what} {verb} on the way to another place, as the mappings say now."
     if found.state == "pending":
         return f"{what} {verb} still to be booked."
     action = action_of(found.state, found.reason)

@@ -112,6 +112,7 @@ def test_every_held_record_has_an_action(reason: HoldReason) -> None:
     [
         ("late", None, True),
         ("pending", "awaiting_snapshot", True),
+        ("pending", "moving", True),
         ("covered", "in_parts", True),
         ("booked", None, False),
         ("reported", None, False),

@@ -106,3 +106,16 @@ async def test_a_parked_revision_of_a_booked_window_waits_and_stands(
     assert [w.id for w in found.period.waiting] == [window]
     assert [w.id for w in found.period.records[0].windows] == [window]
     assert "(needs_approval)" in found.sentence
+
+
+async def test_what_a_mapping_moves_is_told_at_its_old_place_until_it_is_booked(
+    written: Written, asking: Asking
+) -> None:
+    old = await written.record(await written.period(), DAY, 9, state="due")
+    moving = {"state": "pending", "reason": "moving", "moving_from": old}
+    marked = await written.window(DAY, 9, old, **moving)
+    left = await written.window(DAY + HOUR, 4, **moving)
+    found = await asking.item()
+    assert {w.id for w in found.period.waiting} == {marked, left}
+    assert [w.id for w in found.period.records[0].windows] == [marked]
+    assert "2 windows are on the way to another place, as the mappings say now." in found.sentence
