@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 # Windows whose series has no row: those of rows that contradict their query and were vouched for,
 # and those that were kept before there were series. They are few, and share one lock.
-ROWLESS_LOCK = 7_261_946_002
+ROWLESS_LOCK = 7_261_946_003
 
 
 class SeriesKey(NamedTuple):
