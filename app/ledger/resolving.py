@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger import records as store
+from app.ledger.ended import billed_before_the_end
 from app.ledger.periods import known_periods
 from app.ledger.provisional import overlapped
 from app.ledger.windows import AWAITING_SNAPSHOT, PendingWindow, SettledWindow, parked_beside
 from app.mapping.cached import CachedMappings, KnownMappings
 from app.mapping.models import SubscriptionSnapshot
-from app.mapping.resolve import (
+from app.mapping.resolution import (
     Booking,
     InParts,
     Late,
@@ -25,10 +26,8 @@ from app.mapping.resolve import (
     Rules,
     Target,
     WholePeriod,
-    message_fits,
-    resolve,
-    settle_late,
 )
+from app.mapping.resolve import message_fits, resolve, settle_late
 from app.mapping.snapshots import Snapshots
 
 # How long a window waits for the process that reads its snapshot, before another one tries.
@@ -84,6 +83,7 @@ class BatchResolver:
             {window.facts.subject for window in others}, {window.facts.meter for window in others}
         )
         found = await self._resolve(others, known, now)
+        found = await billed_before_the_end(connection, found, self._rules)
         homes = await _homes(connection, [window for window in others if window.leaving])
         needed: set[str] = set()
         for window, resolution in await self._settle_late(connection, found, now):
