@@ -95,9 +95,8 @@ def rewrite(
     newest = max(behind.values())
     # Under `latest` a zero says something: without it, what came before would be the newest. But
     # where no window is left on a record, there is nothing to be said.
-    zeros = (
-        _with_windows(ordered, beside) if period.combination is Combination.LATEST else frozenset()
-    )
+    latest = period.combination is Combination.LATEST
+    zeros = _with_windows(ordered, beside) if latest else frozenset()
     changed = [
         changed_record(
             held[timestamp],
@@ -110,7 +109,7 @@ def rewrite(
         )
         for timestamp, quantity in quantities.items()
         if quantity != held[timestamp].booked
-        or (timestamp in zeros and held[timestamp].revision == 0)
+        or (latest and (held[timestamp].revision == 0 or timestamp not in zeros))
     ]
     return Rewritten(after, changed, missing)
 
