@@ -8,7 +8,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,13 +18,17 @@ from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger.periods import ItemPeriod, PeriodKey
 from app.ledger.placing import Placed, Rewritten, Standing, rewrite
+from app.ledger.quantity import round_total
 from app.ledger.records import NewRecord, RecordKey, RecordPlace, UsageRecord
-from app.ledger.windows import PendingWindow, SettledWindow, parked_beside, standing_on
+from app.ledger.windows import PendingWindow, SettledWindow, foremost_on, parked_beside
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
 from app.mapping.reasons import ParkReason
 from app.mapping.resolution import Target, WindowSource
 from app.mapping.standing import MOVING
+
+# Under `max` the windows of a record are not told apart by their ends.
+_NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 class PlaceMoved(Exception):
@@ -193,7 +198,7 @@ async def _rewrite(
         records[found.item_period_id][found.key] = found
     if any(p.key not in records[p.item_period_id] for on in by_period.values() for p in on):
         raise PlaceMoved
-    beside = await _beside(connection, locked, held)
+    beside = await _beside(connection, locked, by_period, held)
     rewritten = []
     for period_id, placed in by_period.items():
         again = partial(
@@ -214,23 +219,52 @@ async def _rewrite(
 
 
 async def _beside(
-    connection: AsyncConnection, locked: Mapping[int, ItemPeriod], records: Sequence[UsageRecord]
+    connection: AsyncConnection,
+    locked: Mapping[int, ItemPeriod],
+    by_period: Mapping[int, Sequence[Placed]],
+    records: Sequence[UsageRecord],
 ) -> dict[int, list[Standing]]:
-    """What stands on the records whose quantity is not a part of a total, by period."""
-    by_id = {
-        record.id: record
-        for record in records
-        if locked[record.item_period_id].combination is not Combination.SUM
-    }
-    if not by_id:
-        return {}
+    """What counts on the records whose quantity is no part of a total, but for what is in hand."""
     found: dict[int, list[Standing]] = defaultdict(list)
-    for window in await standing_on(connection, by_id):
-        record = by_id[window.usage_record_id]
-        found[record.item_period_id].append(
-            Standing(window.id, record.key.timestamp, window.window_end, window.amount)
-        )
+    asked: dict[Combination, dict[int, UsageRecord]] = defaultdict(dict)
+    in_hand: dict[RecordKey, list[Placed]] = defaultdict(list)
+    for placed in by_period.values():
+        for p in placed:
+            in_hand[p.key].append(p)
+    for record in records:
+        period = locked[record.item_period_id]
+        if period.combination is Combination.SUM:
+            continue
+        placed_here = in_hand[record.key]
+        if period.combination is Combination.LATEST or _may_fall(record, placed_here, period):
+            asked[period.combination][record.id] = record
+        else:
+            found[record.item_period_id].append(
+                Standing(0, record.key.timestamp, _NO_TIME, Fraction(record.booked))
+            )
+    for combination, by_id in asked.items():
+        without = [p.window.id for record in by_id.values() for p in in_hand[record.key]]
+        for window in await foremost_on(connection, by_id, combination, without=without):
+            record = by_id[window.usage_record_id]
+            found[record.item_period_id].append(
+                Standing(window.id, record.key.timestamp, window.window_end, window.amount)
+            )
     return found
+
+
+def _may_fall(record: UsageRecord, in_hand: Sequence[Placed], period: ItemPeriod) -> bool:
+    """Whether a maximum may come down to what its other windows say: else it is what it is.
+
+    So a period of many windows is not looked through for each of them.
+    """
+
+    def reaches(amount: Fraction) -> bool:
+        return round_total(amount, period.rounding) >= record.booked
+
+    holders = [p for p in in_hand if p.window.usage_record_id == record.id]
+    return any(reaches(p.window.amount) for p in holders) and not any(
+        reaches(p.amount) for p in in_hand if not p.gone
+    )
 
 
 def _standing(
