@@ -1,4 +1,4 @@
-"""Up to which second an item's period is closed: a moved anchor closes a part of what was one period.
+"""Up to which second an item's period is closed: a moved anchor closes a part of one.
 
 Revision: 0006, after 0005
 """

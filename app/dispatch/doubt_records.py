@@ -193,7 +193,7 @@ async def settle(
         text(
             """
             with t as (
-                select r.id, e.executed, p.closed_at,
+                select r.id, e.executed, r.timestamp <= p.closed_until as closed,
                        r.reported_quantity
                            + case when e.executed then r.sent_quantity else 0 end as reported
                 from unnest(cast(:ids as bigint[]), cast(:executed as boolean[]))
@@ -209,7 +209,7 @@ async def settle(
                 compare_at = null, comparisons = 0, failures = 0, failed_at = null,
                 reason = null, detail = :detail,
                 state = case when t.reported = r.wanted_quantity then 'reported'
-                             when t.closed_at is not null then 'late' else 'due' end,
+                             when t.closed then 'late' else 'due' end,
                 due_at = case when t.reported <> r.wanted_quantity
                               then cast(:now as timestamptz) end,
                 unsent_since = case when t.reported <> r.wanted_quantity
@@ -286,7 +286,7 @@ async def raise_again(connection: AsyncConnection, *, now: datetime) -> int:
                 on conflict (subscription) do update set due_at = least(l.due_at, excluded.due_at)
                 returning subscription)
             update usage_records r set reason = null, detail = null, due_at = :now,
-                state = case when p.closed_at is null then 'due' else 'late' end,
+                state = case when r.timestamp <= p.closed_until then 'late' else 'due' end,
                 unsent_since = coalesce(r.unsent_since, :now)
             from risen join lanes using (subscription)
             join item_periods p on p.id = risen.item_period_id

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.dispatch.reasons import HoldReason
 from app.stripe_client.answers import Action
 
+# Stripe keeps a key for at least 24 hours, and no two clocks are the same.
+KEY_KEPT = timedelta(hours=23)
 # Between an increment's last sign of life and the look at what became of it.
 DOUBT_PATIENCE = timedelta(seconds=60)
 
@@ -23,7 +25,8 @@ class ClaimedRecord:
     """A record and the POST that is to be made for it.
 
     `quantity` is what the record is set to or, with `increment`, what is added to it. `reported`:
-    what Stripe holds before. `outstanding`: the POST may have left before this claim.
+    what Stripe holds before. `outstanding`: the POST may have left before this claim, and
+    `left_at` when it first did.
     """
 
     id: int
@@ -38,6 +41,14 @@ class ClaimedRecord:
     action: Action = "set"
     reported: int = 0
     outstanding: bool = False
+    left_at: datetime | None = None
+
+    def forgotten(self, now: datetime) -> bool:
+        """Whether the POST may have been executed and Stripe know its key no more.
+
+        A refusal then says nothing of what stands there.
+        """
+        return self.outstanding and (self.left_at is None or now - self.left_at >= KEY_KEPT)
 
     @property
     def reaches(self) -> int:
@@ -156,7 +167,8 @@ async def write_updates(
                 state = case when t.held is not null then 'held'
                              when t.reported = r.wanted_quantity then 'reported'
                              -- Nothing newer is sent to a period that was closed meanwhile.
-                             when t.reported is not null and p.closed_at is not null then 'late'
+                             when t.reported is not null and r.timestamp <= p.closed_until
+                                 then 'late'
                              else 'due' end,
                 reason = t.held,
                 detail = t.detail,

@@ -158,7 +158,7 @@ class Carrier:
             opened = await period_store.open_periods(connection, [target], now=now)
             here = opened[PeriodKey(item.id, item.period_start)]
             locked = await period_store.lock_periods(connection, {period.id, here})
-            if here == period.id or locked[here].closed:
+            if here == period.id or locked[here].is_closed_at(key.timestamp):
                 return None
             await store.lock_lanes(connection, [period.subscription], due_at=now + self._linger)
             late = await late_store.lock_late(connection, period.records)

@@ -32,8 +32,18 @@ class ItemPeriod:
     rounding: Rounding
     combination: Combination = Combination.SUM
     late_policy: LatePolicy = LatePolicy.CARRY_FORWARD
-    closed: bool = False
+    # The last second (Unix) that Stripe takes nothing more for.
+    closed_until: int | None = None
     series: bytes | None = None
+
+    def is_closed_at(self, second: int) -> bool:
+        """Whether Stripe takes no record at this second any more."""
+        return self.closed_until is not None and second <= self.closed_until
+
+
+def latest(one: int | None, other: int | None) -> int | None:
+    """The later of two seconds; what was closed stays so."""
+    return max((second for second in (one, other) if second is not None), default=None)
 
 
 async def open_periods(
@@ -53,14 +63,18 @@ async def open_periods(
             """
             insert into item_periods (
                 subscription, subscription_item, period_start, period_end, rounding, combination,
-                late_policy, closed_at, exact_numerator, exact_denominator, rounded_total)
+                late_policy, closed_at, closed_until, exact_numerator, exact_denominator,
+                rounded_total)
             select t.subscription, t.item, t.start, t.finish, t.rounding, t.combination,
-                   t.late_policy, case when t.closed then cast(:now as timestamptz) end, 0, 1, 0
+                   t.late_policy,
+                   case when t.closed_until is not null then cast(:now as timestamptz) end,
+                   t.closed_until, 0, 1, 0
             from unnest(cast(:subscriptions as text[]), cast(:items as text[]),
                         cast(:starts as timestamptz[]), cast(:ends as timestamptz[]),
                         cast(:roundings as text[]), cast(:combinations as text[]),
-                        cast(:late_policies as text[]), cast(:closed as boolean[]))
-                as t (subscription, item, start, finish, rounding, combination, late_policy, closed)
+                        cast(:late_policies as text[]), cast(:closed_until as bigint[]))
+                as t (subscription, item, start, finish, rounding, combination, late_policy,
+                      closed_until)
             order by t.item, t.start
             on conflict (subscription_item, period_start) do nothing
             """
@@ -73,7 +87,7 @@ async def open_periods(
             "roundings": [wanted[key].rounding.value for key in keys],
             "combinations": [wanted[key].combination.value for key in keys],
             "late_policies": [wanted[key].late_policy.value for key in keys],
-            "closed": [wanted[key].closed for key in keys],
+            "closed_until": [wanted[key].closed_until for key in keys],
         },
     )
     rows = await connection.execute(
@@ -128,7 +142,7 @@ async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dic
         text(
             """
             select id, exact_numerator, exact_denominator, rounded_total, rounding, combination,
-                   late_policy, closed_at is not null as closed, series
+                   late_policy, closed_until, series
             from item_periods
             where id = any(cast(:ids as bigint[])) order by id for update
             """
@@ -143,7 +157,7 @@ async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dic
             Rounding(row.rounding),
             Combination(row.combination),
             LatePolicy(row.late_policy),
-            row.closed,
+            row.closed_until,
             row.series,
         )
         for row in rows
@@ -160,14 +174,15 @@ async def write_periods(
             update item_periods p set exact_numerator = t.numerator,
                 exact_denominator = t.denominator, rounded_total = t.rounded,
                 rounding = t.rounding, late_policy = t.late_policy, series = t.series,
-                closed_at = case when t.closed
-                                 then coalesce(p.closed_at, cast(:now as timestamptz))
-                                 else p.closed_at end
+                closed_until = t.closed_until,
+                closed_at = case when t.closed_until is not null
+                                 then coalesce(p.closed_at, cast(:now as timestamptz)) end
             from unnest(cast(:id as bigint[]), cast(:numerator as numeric[]),
                         cast(:denominator as numeric[]), cast(:rounded as numeric[]),
                         cast(:rounding as text[]), cast(:late_policy as text[]),
-                        cast(:series as bytea[]), cast(:closed as boolean[]))
-                as t (id, numerator, denominator, rounded, rounding, late_policy, series, closed)
+                        cast(:series as bytea[]), cast(:closed_until as bigint[]))
+                as t (id, numerator, denominator, rounded, rounding, late_policy, series,
+                      closed_until)
             where p.id = t.id
             """
         ),
@@ -180,6 +195,6 @@ async def write_periods(
             "rounding": [p.rounding.value for p in periods],
             "late_policy": [p.late_policy.value for p in periods],
             "series": [p.series for p in periods],
-            "closed": [p.closed for p in periods],
+            "closed_until": [p.closed_until for p in periods],
         },
     )

@@ -102,7 +102,7 @@ def rewrite(
             held[timestamp],
             quantity + held[timestamp].carried,
             behind.get(timestamp, newest)[1],
-            closed=period.closed,
+            closed=period.is_closed_at(timestamp),
             now=now,
             linger=linger,
             zero_counts=timestamp in zeros,

@@ -33,6 +33,7 @@ from app.ledger.records import RecordPlace, UsageRecord
 from app.ledger.windows import SettledWindow
 from app.mapping.models import SubscriptionSnapshot
 from app.mapping.moving import still_billable
+from app.mapping.resolve import period_second
 from app.mapping.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Rebooker:
                     await store.write_records(connection, [late])
                     return
                 if gone and await period_store.has_ended(connection, place.item_period_id, now=now):
-                    await _close(connection, periods.values(), now)
+                    await _close(connection, periods.values(), period_second(now), now)
                     return
                 await _hold(connection, record_id, OUTCOME_IN_DOUBT if record.doubtful else reason)
                 return
@@ -148,16 +149,23 @@ class Rebooker:
                 return False
             locked = await period_store.lock_periods(connection, [place.item_period_id])
             await store.lock_lanes(connection, [place.subscription], due_at=None)
-            await _close(connection, locked.values(), now)
+            # Where the anchor was moved, what lies after it can still be set.
+            until = min((item.period_start for item in current), default=now)
+            await _close(connection, locked.values(), period_second(until), now)
         return True
 
 
-async def _close(connection: AsyncConnection, periods: Iterable[ItemPeriod], now: datetime) -> None:
-    """Stripe takes nothing more for these: what is due there is late."""
-    closed = [replace(period, closed=True) for period in periods]
+async def _close(
+    connection: AsyncConnection, periods: Iterable[ItemPeriod], until: int, now: datetime
+) -> None:
+    """Stripe takes nothing more for these up to a second: what is due there is late."""
+    closed = [
+        replace(period, closed_until=period_store.latest(period.closed_until, until))
+        for period in periods
+    ]
     await period_store.write_periods(connection, closed, now=now)
     for period in closed:
-        await store.make_late(connection, period.id, now=now)
+        await store.make_late(connection, period.id, until=until, now=now)
 
 
 async def _go_on_by_increments(

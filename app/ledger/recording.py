@@ -127,7 +127,7 @@ def _as_booked_now(period: ItemPeriod, target: Target) -> ItemPeriod:
     return replace(
         period,
         late_policy=target.late_policy,
-        closed=period.closed or target.closed,
+        closed_until=period_store.latest(period.closed_until, target.closed_until),
         rounding=target.rounding if untouched else period.rounding,
     )
 

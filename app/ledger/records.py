@@ -194,16 +194,19 @@ async def lock_records_by_id(
     return [_record(row) for row in rows]
 
 
-async def make_late(connection: AsyncConnection, item_period_id: int, *, now: datetime) -> None:
-    """Nothing more is sent for a locked, closed period; what owes an answer is asked for it."""
+async def make_late(
+    connection: AsyncConnection, item_period_id: int, *, until: int, now: datetime
+) -> None:
+    """Nothing more is sent for a locked period up to a second; an answer owed is asked for."""
     await connection.execute(
         text(
             """
             update usage_records set state = 'late', due_at = :now
-            where item_period_id = :period and state = 'due' and sent_key is null
+            where item_period_id = :period and timestamp <= :until and state = 'due'
+              and sent_key is null
             """
         ),
-        {"now": now, "period": item_period_id},
+        {"now": now, "period": item_period_id, "until": until},
     )
 
 

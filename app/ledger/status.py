@@ -273,7 +273,8 @@ class StatusRepository:
             """
             with freed as (
                 select r.id, r.subscription,
-                       case when p.closed_at is null or r.sent_key is not null
+                       case when coalesce(r.timestamp > p.closed_until, true)
+                                 or r.sent_key is not null
                             then 'due' else 'late' end as state
                 from usage_records r join item_periods p on p.id = r.item_period_id
                 where r.state = 'held'

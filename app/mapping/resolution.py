@@ -11,6 +11,7 @@ from app.mapping.models import (
     MeterMapping,
     Rounding,
     SnapshotItem,
+    SubjectMapping,
 )
 from app.mapping.reasons import ParkReason
 
@@ -69,7 +70,8 @@ class Period:
 class Target:
     """Where a window is booked. `timestamp` in Unix seconds; the period's start is exclusive.
 
-    `closed`: Stripe takes nothing more for this period, so that its records are carried or held.
+    `closed_until`: the last second that Stripe takes nothing more for, where the window is beyond
+    that: its record is carried or held.
     `slipped`: the span of the window that lies in the period before and is billed in this one.
     """
 
@@ -83,7 +85,7 @@ class Target:
     combination: Combination = Combination.SUM
     late_policy: LatePolicy = LatePolicy.CARRY_FORWARD
     increment: bool = False
-    closed: bool = False
+    closed_until: int | None = None
     slipped: tuple[datetime, datetime] | None = None
 
 
@@ -112,15 +114,24 @@ class InParts:
 
 @dataclass(frozen=True, slots=True)
 class WholePeriod:
-    """The window only says that the period's value has moved: that is asked from OpenMeter."""
+    """The window only says that the period's value has moved: that is asked from OpenMeter.
 
-    period: Period
+    `asked`: the part of the item's billing period in which the subscription pays for the subject.
+    `target`: where the value is booked.
+    """
+
+    asked: Period
     group_filter: tuple[tuple[str, str], ...]
+    target: Target
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The item that bills a window, and by which mapping."""
+    """The item that bills a window, and by which mapping.
+
+    `paid`: the subject's mappings to the subscription, where a whole period is asked for; the
+    window's comes first.
+    """
 
     subscription: str
     item: SnapshotItem
@@ -128,6 +139,7 @@ class Place:
     combination: Combination
     late_policy: LatePolicy
     increment: bool
+    paid: tuple[SubjectMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

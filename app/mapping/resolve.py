@@ -8,6 +8,7 @@ that are known, and `settle_late` says what becomes of it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -39,6 +40,7 @@ from app.mapping.resolution import (
     WindowFacts,
     WindowSource,
 )
+from app.mapping.spans import ended_by_the_next, paid_part
 from app.mapping.splitting import matching
 
 SECOND = timedelta(seconds=1)
@@ -99,7 +101,8 @@ def resolve(
     mapped = _mapped(window, subjects, meters)
     if isinstance(mapped, Parked):
         return mapped
-    subscription, mapping = mapped
+    payer, mapping = mapped
+    subscription = payer.subscription
     snapshot = snapshots.get(subscription)
     if snapshot is None:
         return NeedsSnapshot(subscription)
@@ -113,6 +116,9 @@ def resolve(
     place = _place(window, snapshot, item, mapping, rules, again)
     if isinstance(place, Parked):
         return place
+    if asked_whole(window, mapping):
+        others = (m for m in subjects if m.subscription == subscription and m != payer)
+        place = replace(place, paid=(payer, *others))
     at = datetime.fromtimestamp(_own_second(window, mapping), UTC)
     if at > item.period_end:
         if age > REREAD_FOR_NEXT_PERIOD:
@@ -125,7 +131,9 @@ def resolve(
     if at <= item.period_start:
         if age > REREAD_FOR_OLD_WINDOW:
             return NeedsSnapshot(subscription)
-        if snapshot.started_at is not None and at <= snapshot.started_at:
+        # (The value of a whole period was asked for by a window that is not older.)
+        asked_for = window.source is WindowSource.PERIOD
+        if snapshot.started_at is not None and at <= snapshot.started_at and not asked_for:
             # No period of it was ever open then: what was free, or billed elsewhere, stays so.
             return Parked(
                 ParkReason.BEFORE_SUBSCRIPTION,
@@ -157,8 +165,8 @@ def settle_late(
     previous = []
     if item.previous_start is not None and item.previous_end is not None:
         previous.append(Period(item.previous_start, item.previous_end))
-    periods = [period for period in (*known, *previous) if period.takes(late.at)]
-    own = max(periods, key=lambda period: period.start, default=None)
+    periods = ended_by_the_next([*known, *previous], item.period_start)
+    own = next((period for period in reversed(periods) if period.takes(late.at)), None)
     added_up = late.place.combination is Combination.SUM
     in_grace = added_up and own is not None and now < item.period_start + GRACE
     carried = added_up and late.place.late_policy is LatePolicy.CARRY_FORWARD
@@ -171,13 +179,14 @@ def settle_late(
     if own is None:
         earliest = min([item.period_start, *(period.start for period in previous)])
         own = Period(EPOCH, max(earliest, late.at))
-    return _booking(window, late.place, own, rules, closed=not in_grace)
+    closed_until = None if in_grace else period_second(item.period_start)
+    return _booking(window, late.place, own, rules, closed_until=closed_until)
 
 
 def _mapped(
     window: WindowFacts, subjects: Sequence[SubjectMapping], meters: Sequence[MeterMapping]
-) -> tuple[str, MeterMapping] | Parked:
-    """The subscription that pays for the window and the mapping of its meter and group."""
+) -> tuple[SubjectMapping, MeterMapping] | Parked:
+    """By which mapping which subscription pays for the window, and that of its meter and group."""
     unfit = message_fits(window)
     if unfit is not None:
         return unfit
@@ -187,7 +196,9 @@ def _mapped(
             ParkReason.AGGREGATION_UNSUPPORTED,
             f"aggregation {window.aggregation} cannot be combined from windows",
         )
-    inside = window.window_end - SECOND
+    # A whole period's window stays with who paid at its beginning, whatever follows.
+    whole_window = window.source is WindowSource.PERIOD
+    inside = window.window_start if whole_window else window.window_end - SECOND
     valid = [mapping for mapping in subjects if mapping.covers(inside)]
     if not valid:
         return Parked(
@@ -204,7 +215,7 @@ def _mapped(
             ParkReason.AGGREGATION_UNSUPPORTED,
             "a whole period cannot be asked for the groups that no other mapping takes",
         )
-    return valid[0].subscription, mapping
+    return valid[0], mapping
 
 
 def _place(
@@ -236,22 +247,27 @@ def _place(
 
 
 def _booking(
-    window: WindowFacts, place: Place, period: Period, rules: Rules, *, closed: bool = False
+    window: WindowFacts,
+    place: Place,
+    period: Period,
+    rules: Rules,
+    *,
+    closed_until: int | None = None,
 ) -> Booking:
     """Where a window is booked whose period is found."""
     mapping = place.mapping
-    if asked_whole(window, mapping) and window.source is not WindowSource.PERIOD:
-        return WholePeriod(period, mapping.group_filter)
+    whole = asked_whole(window, mapping)
     slipped = None
     if (
-        window.window_start < period.start
+        not whole
+        and window.window_start < period.start
         and window.source is not WindowSource.PERIOD
         and window.record_at is None
     ):
         if rules.queries:
             return InParts(period.start)
         slipped = (window.window_start, period.start)
-    return Target(
+    target = Target(
         place.subscription,
         place.item.id,
         period.start,
@@ -262,9 +278,15 @@ def _booking(
         place.combination,
         place.late_policy,
         place.increment,
-        closed,
+        closed_until,
         slipped,
     )
+    if not whole:
+        return target
+    asked = paid_part(period, place.paid)
+    if isinstance(asked, Parked):
+        return asked
+    return WholePeriod(asked, mapping.group_filter, target)
 
 
 def _own_second(window: WindowFacts, mapping: MeterMapping) -> int:
@@ -285,7 +307,7 @@ def asked_whole(window: WindowFacts, mapping: MeterMapping) -> bool:
 def _record_second(window: WindowFacts, period: Period, place: Place) -> int:
     """The second of the record that takes the window: its own, its bucket's or its period's."""
     start = period_second(period.start)
-    if window.source is WindowSource.PERIOD:
+    if window.source is WindowSource.PERIOD or asked_whole(window, place.mapping):
         return start + WHOLE_PERIOD_OFFSET
     own = _own_second(window, place.mapping)
     if window.record_at is not None:

@@ -93,7 +93,7 @@ _STANDING = text(
            p.respanned, p.to_subscription, w.source = 'period' as whole_period,
            w.state = 'parked' and w.moving_from is null as parked, k.at_stripe,
            case when not k.at_stripe then null
-                when i.closed_at is not null or i.period_end <= :now then 'period_closed'
+                when r.timestamp <= i.closed_until or i.period_end <= :now then 'period_closed'
                 when r.state = 'held' then 'record_held'
                 when r.increment then 'only_increments'
                 when i.combination = 'latest' then 'newest_counts' end as obstacle,

@@ -307,7 +307,11 @@ async def test_what_is_settled_in_a_closed_period_is_late_and_not_due(
     engine: AsyncEngine, ledger: SeededLedger, clock: ManualClock, looking: Settler
 ) -> None:
     await put_in_doubt(engine, ledger, s0=5)
-    await ledger.run("update item_periods set closed_at = :now", now=NOW)
+    await ledger.run(
+        "update item_periods set closed_at = :now, "
+        "closed_until = extract(epoch from period_end)::bigint",
+        now=NOW,
+    )
     clock.advance(LATER)
     [settled] = await looking.look()
     assert (settled.executed, settled.state) == (False, "late")

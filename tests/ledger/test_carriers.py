@@ -73,7 +73,10 @@ async def test_a_period_that_is_not_there_yet_is_waited_for(months: Months) -> N
     await months.tell(used(MARCH, 5, 10))
     await months.world.deliver(used(MARCH, 6, 5))
     await months.replica.book()
-    await months.world.run("update item_periods set closed_at = now()")
+    await months.world.run(
+        "update item_periods set closed_at = now(), "
+        "closed_until = extract(epoch from period_end)::bigint"
+    )
     await months.world.run("update usage_records set state = 'late' where state = 'due'")
     months.world.clock.set(APRIL + 20 * SECOND)
     carried = await months.replica.carrier.carry()

@@ -18,7 +18,13 @@ APRIL, MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("statement", "obstacle"),
     [
-        ("update item_periods set closed_at = period_start", Obstacle.PERIOD_CLOSED),
+        (
+            (
+                "update item_periods set closed_at = period_start, "
+                "closed_until = extract(epoch from period_end)::bigint"
+            ),
+            Obstacle.PERIOD_CLOSED,
+        ),
         ("update item_periods set period_end = '2026-03-10 11:00Z'", Obstacle.PERIOD_CLOSED),
         ("update usage_records set increment = true", Obstacle.ONLY_INCREMENTS),
         ("update item_periods set combination = 'latest'", Obstacle.NEWEST_COUNTS),
@@ -76,7 +82,10 @@ async def test_a_closed_period_by_force(world: World) -> None:
         await replica.read(["sub_1", "sub_2"])
         with pytest.raises(MovesBilledUsage):
             await moving.apply(UPGRADED.replace("T02", "T01"))
-        await world.run("update item_periods set closed_at = period_end")
+        await world.run(
+            "update item_periods set closed_at = period_end, "
+            "closed_until = extract(epoch from period_end)::bigint"
+        )
         await moving.apply(UPGRADED.replace("T02", "T01"), force=True)
         await moving.settle(replica)
     held = await world.rows(

@@ -461,7 +461,8 @@ def test_late_usage_is_tried_carried_or_held(
         assert found.reason is ParkReason.PERIOD_CLOSED
     else:
         assert isinstance(found, Target)
-        assert (found.period_start, found.closed) == booked
+        assert (found.period_start, found.closed_until is not None) == booked
+        assert found.closed_until in (None, int(PERIOD_START.timestamp()))
         assert found.timestamp == record_timestamp(
             case.get("window", LAST_HOUR).window_end, TimestampRule.INSIDE
         )
