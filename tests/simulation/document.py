@@ -164,9 +164,9 @@ _INTRODUCTION = """
 Their billing periods end on the 31st, in mid-day at odd seconds, on leap day, with a trial, by an
 upgrade in mid-period (to another item, to another subscription), by a threshold that resets the
 anchor, by `cancel_at` and `cancel_at_period_end`; days are those of UTC, Europe/Berlin or
-America/New_York, so two of them have 23 and 25 hours. Of a hundred events one is known to OpenMeter hours late, and
-its window is reported again. Webhooks arrive 1 to 5 minutes after an hour, 5 to 30 after a day, and
-of a hundred four come hours later than that.
+America/New_York, so two of them have 23 and 25 hours. Of a hundred events one is known to OpenMeter
+hours late, and its window is reported again. Webhooks arrive 1 to 5 minutes after an hour, 5 to 30
+after a day, and of a hundred four come hours later than that.
 
 The same events are reported to Stripe in three ways:
 
@@ -199,7 +199,7 @@ _NOTHING_LOST = """
 ## Nothing lost, nothing twice
 
 Every unit that was used is billed once, or shown as parked or held with its reason. What is parked
-or held below zero was flushed before its window came, and is on the bill already.
+or held is of subscriptions that ended, or corrects usage of an item that a plan change took away.
 """
 
 _BY_KIND = """
@@ -225,7 +225,9 @@ _ASSUMED = """
   that uses the dispatcher's own claim, decision and writing down, but neither its pace nor its
   leases (84,000 POSTs at Stripe's 25 a second alone are an hour), and the sandbox is called
   without HTTP. Deliveries that come hours away from the end of any period of their subscription are
-  gathered for up to twelve hours: nothing hangs on their minute. `DISPATCH_LINGER` is 0.
+  gathered for up to a day: nothing hangs on their minute. `DISPATCH_LINGER` is 0, and
+  `SNAPSHOT_MAX_AGE` four days in place of one, so that what is changed in mid-period is noticed
+  later.
 - Stripe's grace is not published ("a few minutes", not to be relied on). It is assumed to be 300
   seconds; the worst case, none at all, is measured beside it.
 - OpenMeter knows an event 1 to 4 seconds after it happened. Values are whole numbers, or quarters

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from tests.simulation.plans import HOUR, MINUTE, Plan, Sync, drawing
 from tests.simulation.usage import MICROSECONDS, Used
 
-GATHERED = (12 * HOUR, 2 * HOUR, 30 * MINUTE)
+GATHERED = (24 * HOUR, 2 * HOUR, 30 * MINUTE)
 # Longer after a boundary than any grace lasts, and before one than the first flush begins, it is
 # all the same when a delivery is taken in.
 MARGIN = 2 * HOUR
