@@ -47,6 +47,7 @@ class DueRecord:
     key_suffix: int
     failures: int
     failed_at: datetime | None
+    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ def _claimed(
         action="set" if outstanding or not due.increment else "increment",
         reported=due.reported,
         outstanding=outstanding,
+        left_at=due.sent_at if outstanding else None,
     )
 
 
@@ -132,8 +134,8 @@ async def claim_records(
             """
             select r.id, r.subscription, r.subscription_item, r.timestamp, r.svix_id,
                    r.revision, r.wanted_quantity, r.reported_quantity, r.increment, r.doubtful,
-                   r.sent_key, r.sent_quantity, r.sent_action, r.key_suffix, r.failures,
-                   r.failed_at
+                   r.sent_key, r.sent_quantity, r.sent_action, r.sent_at, r.key_suffix,
+                   r.failures, r.failed_at
             from unnest(cast(:subscriptions as text[])) as lane (subscription)
             cross join lateral (
                 select * from usage_records
@@ -173,6 +175,7 @@ def _due(row: Row[Any]) -> DueRecord:
         row.key_suffix,
         row.failures,
         row.failed_at,
+        row.sent_at,
     )
 
 
@@ -183,7 +186,9 @@ async def _write_claims(
         text(
             """
             update usage_records r set sent_key = t.key, sent_quantity = t.quantity,
-                sent_action = t.action, sent_at = :now
+                sent_action = t.action,
+                -- Of what may have left before: that tells for how long Stripe has known the key.
+                sent_at = case when r.sent_key = t.key then r.sent_at else :now end
             from unnest(cast(:ids as bigint[]), cast(:keys as text[]),
                         cast(:quantities as numeric[]), cast(:actions as text[]))
                 as t (id, key, quantity, action)

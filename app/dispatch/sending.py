@@ -145,6 +145,7 @@ def update_of(
             detail=str(error)[:500],
             counted=decision.counted,
             failed_at=now,
+            doubtful=record.forgotten(now),
         )
     return RecordUpdate(
         record.id,
@@ -157,7 +158,8 @@ def update_of(
         key=next_key(record.key, record.key_suffix + 1)
         if decision.verdict is Verdict.NEW_KEY
         else None,
-        doubtful=decision.verdict is Verdict.NEW_KEY and error.in_doubt,
+        doubtful=(decision.verdict is Verdict.NEW_KEY and error.in_doubt)
+        or (decision.verdict is Verdict.RESOLVE and record.forgotten(now)),
     )
 
 
