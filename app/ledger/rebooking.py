@@ -13,11 +13,11 @@ by one, at a read each, and fractions that they carry for each other would be le
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,10 +28,10 @@ from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger import windows as facts
 from app.ledger.periods import ItemPeriod
-from app.ledger.placing import Placed, rewrite
+from app.ledger.placing import Placed, Standing, rewrite
 from app.ledger.records import RecordPlace, UsageRecord
-from app.ledger.windows import SettledWindow
-from app.mapping.models import SubscriptionSnapshot
+from app.ledger.windows import PendingWindow, SettledWindow
+from app.mapping.models import Combination, SubscriptionSnapshot
 from app.mapping.moving import still_billable
 from app.mapping.resolve import period_second
 from app.mapping.snapshots import Snapshots
@@ -44,6 +44,9 @@ PERIOD_CLOSED = "period_closed"
 BILLING_THRESHOLDS = "billing_thresholds"
 # A transaction stays far below the statement timeout; what is left over is refused in its turn.
 RECORDS_AT_ONCE = 500
+# Of a record of a whole period there may be any number of windows.
+WINDOWS_AT_ONCE = 2_000
+PUT_OFF = timedelta(minutes=1)
 
 
 def only_increments(snapshot: SubscriptionSnapshot, subscription_item: str) -> bool:
@@ -87,15 +90,14 @@ class Rebooker:
         async with transaction(self._engine) as connection:
             (place,) = await store.places(connection, [record_id], [])
             unsent = await _unsent_beside(connection, place) if gone else []
-            windows = await facts.lock_booked(connection, [record_id, *unsent])
-            places = await store.places(connection, [record_id, *unsent], [])
+            windows = await facts.lock_booked(
+                connection, [record_id, *unsent], limit=WINDOWS_AT_ONCE
+            )
+            more = len(windows) == WINDOWS_AT_ONCE
             periods = await period_store.lock_periods(connection, [place.item_period_id])
             now = self._clock.now()
             await store.lock_lanes(connection, [subscription], due_at=now)
-            records = {
-                record.id: record
-                for record in await store.lock_records(connection, [p.key for p in places])
-            }
+            records = await _lock(connection, [record_id, *unsent])
             record = records[record_id]
             if record.unsettled:
                 return  # it was taken up again meanwhile, and that answer decides
@@ -111,29 +113,26 @@ class Rebooker:
                     return
                 await _hold(connection, record_id, OUTCOME_IN_DOUBT if record.doubtful else reason)
                 return
-            emptied = [
-                Placed(
-                    replace(window, value=Decimal(0)),
-                    records[window.usage_record_id or 0].key,
-                    place.item_period_id,
-                    Fraction(1),
-                )
-                for window in windows
-            ]
-            given = [r for r in records.values() if _never_sent(r)]
             period = periods[place.item_period_id]
-            result = rewrite(period, given, emptied, now=now, linger=timedelta(0))
-            if result.missing:
-                others = await store.lock_period_records(connection, place.item_period_id)
-                known = {r.id for r in given}
-                given += [other for other in others if other.id not in known]
-                result = rewrite(period, given, emptied, now=now, linger=timedelta(0))
-            await period_store.write_periods(connection, [result.period], now=now)
-            after = {r.id: r for r in given} | {r.id: r for r in result.records}
-            await store.write_records(connection, [_emptied(r) for r in after.values()])
-            await facts.settle_windows(
-                connection, [SettledWindow(window.id, "pending") for window in windows], now=now
-            )
+            await _take_off(connection, period, records, windows, now=now, more=more)
+        while more:
+            more = await self._take_off_more(place, [record_id, *unsent])
+
+    async def _take_off_more(self, place: RecordPlace, ids: Sequence[int]) -> bool:
+        """Take further windows off records of which nothing stands. Returns whether to go on."""
+        async with transaction(self._engine) as connection:
+            windows = await facts.lock_booked(connection, ids, limit=WINDOWS_AT_ONCE)
+            periods = await period_store.lock_periods(connection, [place.item_period_id])
+            now = self._clock.now()
+            await store.lock_lanes(connection, [place.subscription], due_at=now)
+            records = await _lock(connection, ids)
+            more = len(windows) == WINDOWS_AT_ONCE
+            windows = [w for w in windows if _never_sent(records.get(w.usage_record_id or 0))]
+            if not windows:  # what is left was taken up meanwhile, and those answers decide
+                return False
+            period = periods[place.item_period_id]
+            await _take_off(connection, period, records, windows, now=now, more=more)
+        return more
 
     async def _close_period(self, record_id: int, snapshot: SubscriptionSnapshot) -> bool:
         """Close the record's item period where Stripe's own period is another by now.
@@ -153,6 +152,60 @@ class Rebooker:
             until = min((item.period_start for item in current), default=now)
             await _close(connection, locked.values(), period_second(until), now)
         return True
+
+
+async def _lock(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, UsageRecord]:
+    """Records by their ids, locked in the order of booking."""
+    return {record.id: record for record in await store.lock_records_by_id(connection, ids)}
+
+
+async def _take_off(
+    connection: AsyncConnection,
+    period: ItemPeriod,
+    records: Mapping[int, UsageRecord],
+    windows: Sequence[PendingWindow],
+    *,
+    now: datetime,
+    more: bool,
+) -> None:
+    """Take windows off records of which nothing stands at Stripe, to be booked anew.
+
+    `more` of them follow: the records are put off, for Stripe would refuse them again meanwhile.
+    """
+    emptied = [
+        Placed(window, records[window.usage_record_id or 0].key, period.id, Fraction(1), gone=True)
+        for window in windows
+    ]
+    given = [r for r in records.values() if _never_sent(r)]
+    beside: list[Standing] = []
+    if period.combination is not Combination.SUM:
+        left = {w.usage_record_id or 0 for w in windows}
+        without = [w.id for w in windows]
+        beside = [
+            Standing(w.id, records[w.usage_record_id].key.timestamp, w.window_end, w.amount)
+            for w in await facts.foremost_on(connection, left, period.combination, without=without)
+        ]
+    again = partial(rewrite, period, placed=emptied, now=now, linger=timedelta(0), beside=beside)
+    result = again(records=given)
+    if result.missing:
+        others = await store.lock_period_records(connection, period.id)
+        known = {r.id for r in given}
+        given += [other for other in others if other.id not in known]
+        result = again(records=given)
+    await period_store.write_periods(connection, [result.period], now=now)
+    changed = {r.id: r for r in given} | {r.id: r for r in result.records}
+    after = [_emptied(record) for record in changed.values()]
+    if more:
+        after = [_put_off(record, now + PUT_OFF) for record in after]
+    await store.write_records(connection, after)
+    settled = [SettledWindow(window.id, "pending") for window in windows]
+    await facts.settle_windows(connection, settled, now=now)
+
+
+def _put_off(record: UsageRecord, until: datetime) -> UsageRecord:
+    if record.state != "due" or not _never_sent(record):
+        return record
+    return replace(record, due_at=max(record.due_at or until, until))
 
 
 async def _close(

@@ -137,18 +137,22 @@ async def set_aside(
 
 
 async def lock_booked(
-    connection: AsyncConnection, usage_record_ids: Sequence[int]
+    connection: AsyncConnection, usage_record_ids: Sequence[int], *, limit: int
 ) -> list[PendingWindow]:
-    """Lock the windows that stand on some records."""
+    """Lock windows that are booked on some records: those of the first record first."""
     rows = await connection.execute(
         text(
             f"""
             select {WINDOW_COLUMNS} from usage_windows
-            where usage_record_id = any(cast(:records as bigint[])) and state = 'booked'
+            where id in (
+                select w.id from unnest(cast(:records as bigint[])) with ordinality as r (id, place)
+                join usage_windows w on w.usage_record_id = r.id and w.state = 'booked'
+                order by r.place limit :limit)
+              and usage_record_id = any(cast(:records as bigint[])) and state = 'booked'
             {KEY_ORDER} for update
             """  # noqa: S608 - the columns are a constant of this module
         ),
-        {"records": list(usage_record_ids)},
+        {"records": list(usage_record_ids), "limit": limit},
     )
     return [pending_window(row) for row in rows]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.ledger import rebooking
 from app.ledger.rebooking import Rebooker
 from app.mapping.models import SubscriptionSnapshot
 from app.mapping.moving import still_billable
@@ -123,6 +124,96 @@ async def test_what_may_stand_of_the_other_records_stays(
     await replica.book()
     assert await world.wanted("si_1") == {at(0): 0, at(1): 2}
     assert await world.wanted("si_new") == {at(0): 1}
+
+
+@pytest.fixture
+def by_twos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two windows are taken off in a transaction."""
+    monkeypatch.setattr(rebooking, "WINDOWS_AT_ONCE", 2)
+
+
+KINDS = [
+    ("SUM", None, ("0.4", "1.7", "2", "0", "-1", "3.5", "0.6"), 7),
+    ("MAX", "max", ("1", "5.5", "2", "0", "-1", "5", "3"), 6),
+]
+
+
+@pytest.mark.usefixtures("by_twos")
+@pytest.mark.parametrize(("aggregation", "usage", "values", "billed"), KINDS)
+async def test_a_record_of_many_windows_is_emptied_by_and_by(
+    world: World,
+    replica: Replica,
+    aggregation: str,
+    usage: str | None,
+    values: tuple[str, ...],
+    billed: int,
+) -> None:
+    shown = {"aggregate_usage": usage} if usage else {}
+    await world.apply(
+        "meters: [{meter: tokens, price: price_1, record_per: period}]\n"
+        "subjects: [{subject: customer-1, subscription: sub_1}]"
+    )
+    world.stripe.held["sub_1"] = snapshot(item(**shown))
+    await world.deliver(
+        *(row(hour, value) for hour, value in enumerate(values)), aggregation=aggregation
+    )
+    await replica.book()
+    assert set((await world.wanted()).values()) == {billed}
+    world.stripe.held["sub_1"] = snapshot(item("si_new", **shown))
+    await refused(world, replica)
+    assert await world.states() == {"pending": len(values)}
+    assert ((await record(world))["state"], (await record(world))["due_at"]) == ("reported", None)
+    await replica.book()
+    assert set((await world.wanted("si_1")).values()) == {0}
+    assert set((await world.wanted("si_new")).values()) == {billed}
+
+
+@pytest.mark.usefixtures("by_twos")
+async def test_ended_in_the_middle_it_goes_on_with_the_next_refusal(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the record adds up in between, and it is not sent before it is looked at anew."""
+    await world.deliver(*(row(0, hour + 1, groupBy={"n": str(hour)}) for hour in range(5)))
+    await replica.book()
+    world.stripe.held["sub_1"] = snapshot(item("si_new"))
+
+    async def killed(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rebooker, "_take_off_more", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await refused(world, replica)
+    assert await world.states() == {"booked": 3, "pending": 2}
+    [standing] = await world.rows(
+        "select sum(value) as value from usage_windows where state = 'booked'"
+    )
+    found = await record(world)
+    assert (found["state"], found["wanted_quantity"]) == ("due", standing["value"])
+    assert found["due_at"] > world.clock.now() + MINUTE / 2
+    assert await world.total() == (standing["value"], standing["value"])
+    await replica.book()
+    await refused(world, replica)
+    await replica.book()
+    assert (await world.total("si_1"), await world.total("si_new")) == ((0, 0), (15, 15))
+
+
+@pytest.mark.usefixtures("by_twos")
+async def test_what_was_taken_up_in_between_keeps_the_rest(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.deliver(*(row(0, hour + 1, groupBy={"n": str(hour)}) for hour in range(5)))
+    await replica.book()
+    world.stripe.held["sub_1"] = snapshot(item("si_new"))
+    more = Rebooker._take_off_more
+
+    async def after_a_claim(rebooker: Rebooker, *rest: Any) -> bool:
+        await world.run("update usage_records set sent_key = 'k', sent_quantity = 12")
+        return await more(rebooker, *rest)
+
+    monkeypatch.setattr(Rebooker, "_take_off_more", after_a_claim)
+    await refused(world, replica)
+    assert await world.states() == {"booked": 3, "pending": 2}
 
 
 async def test_all_that_is_unsent_of_the_item_moves_at_once(world: World, replica: Replica) -> None:
