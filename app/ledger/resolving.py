@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger import records as store
+from app.ledger.asking import answered, asked_anew
 from app.ledger.ended import billed_before_the_end
 from app.ledger.periods import known_periods
 from app.ledger.provisional import overlapped
@@ -68,17 +69,7 @@ class BatchResolver:
     ) -> ResolvedBatch:
         """Find the target of each window. Raises DatabaseUnavailable."""
         batch = ResolvedBatch([], [], [], [], [], frozenset())
-        others: list[PendingWindow] = []
-        for window in pending:
-            unfit = message_fits(window.facts)
-            if window.usage_record_id is None:
-                others.append(window)
-            elif unfit is not None:
-                batch.waiting.append(parked_beside(window, unfit.reason, unfit.detail))
-            elif window.leaving:
-                others.append(window)
-            else:
-                batch.standing.append(window)
+        others = _not_standing(pending, batch)
         known = await self._mappings.find(
             {window.facts.subject for window in others}, {window.facts.meter for window in others}
         )
@@ -92,6 +83,8 @@ class BatchResolver:
                     batch.standing.append(replace(window, moving_from=None))
                 case Target() | InParts() | WholePeriod() if window.leaving:
                     batch.leaving.append(window)
+                case WholePeriod(target=target) if answered(window, resolution):
+                    batch.targets.append((window, target))
                 case Target():
                     batch.targets.append((window, resolution))
                 case InParts() | WholePeriod():
@@ -102,7 +95,14 @@ class BatchResolver:
                 case Parked(reason, detail, retry_at):
                     parked = parked_beside(window, reason, detail)
                     batch.waiting.append(replace(parked, retry_at=retry_at))
-        return replace(batch, subscriptions=frozenset(needed))
+        again = asked_anew(pending, batch.covered)
+        return replace(
+            batch,
+            targets=[found for found in batch.targets if found[0].id not in again],
+            standing=[window for window in batch.standing if window.id not in again],
+            waiting=[settled for settled in batch.waiting if settled.id not in again],
+            subscriptions=frozenset(needed),
+        )
 
     async def _settle_late(
         self,
@@ -169,6 +169,22 @@ class BatchResolver:
             rules=self._rules,
             just_read=just_read,
         )
+
+
+def _not_standing(pending: Iterable[PendingWindow], batch: ResolvedBatch) -> list[PendingWindow]:
+    """Put the windows that stay on their records into the batch; returns the others."""
+    others: list[PendingWindow] = []
+    for window in pending:
+        unfit = message_fits(window.facts)
+        if window.usage_record_id is None:
+            others.append(window)
+        elif unfit is not None:
+            batch.waiting.append(parked_beside(window, unfit.reason, unfit.detail))
+        elif window.leaving:
+            others.append(window)
+        else:
+            batch.standing.append(window)
+    return others
 
 
 async def _homes(connection: AsyncConnection, windows: Sequence[PendingWindow]) -> dict[int, str]:

@@ -131,8 +131,7 @@ def resolve(
     if at <= item.period_start:
         if age > REREAD_FOR_OLD_WINDOW:
             return NeedsSnapshot(subscription)
-        # (The value of a whole period was asked for by a window that is not older.)
-        asked_for = window.source is WindowSource.PERIOD
+        asked_for = window.source is WindowSource.PERIOD  # by a window that is not older
         if snapshot.started_at is not None and at <= snapshot.started_at and not asked_for:
             # No period of it was ever open then: what was free, or billed elsewhere, stays so.
             return Parked(
@@ -196,9 +195,9 @@ def _mapped(
             ParkReason.AGGREGATION_UNSUPPORTED,
             f"aggregation {window.aggregation} cannot be combined from windows",
         )
-    # A whole period's window stays with who paid at its beginning, whatever follows.
-    whole_window = window.source is WindowSource.PERIOD
-    inside = window.window_start if whole_window else window.window_end - SECOND
+    inside = window.window_end - SECOND
+    if window.source is WindowSource.PERIOD:  # who paid at its beginning, whatever follows
+        inside = window.window_start
     valid = [mapping for mapping in subjects if mapping.covers(inside)]
     if not valid:
         return Parked(
@@ -284,9 +283,7 @@ def _booking(
     if not whole:
         return target
     asked = paid_part(period, place.paid)
-    if isinstance(asked, Parked):
-        return asked
-    return WholePeriod(asked, mapping.group_filter, target)
+    return asked if isinstance(asked, Parked) else WholePeriod(asked, mapping.group_filter, target)
 
 
 def _own_second(window: WindowFacts, mapping: MeterMapping) -> int:

@@ -17,6 +17,7 @@ from app.clock import Clock
 from app.db import among, transaction
 from app.mapping.cache import Cache
 from app.mapping.models import SnapshotItem, SubscriptionSnapshot
+from app.mapping.period_ends import correct_ends
 from app.mapping.releases import ask
 from app.mapping.resolve import ENDED
 from app.stripe_client import ProblemKind, StripeAnswered, StripeClient, Subscription
@@ -129,6 +130,7 @@ class Snapshots:
     async def _read_all(self, names: Sequence[str]) -> dict[str, SubscriptionSnapshot]:
         found = {}
         for name in names:
+            # Of two reads at once the newer answer stands, whichever came back first.
             found[name] = await self._save(await self._read(name))
             self._memory.put(name, found[name])
         return found
@@ -140,14 +142,21 @@ class Snapshots:
     async def _save(self, snapshot: SubscriptionSnapshot) -> SubscriptionSnapshot:
         """Keep it, tell the replicas; if Stripe's side changed, release what waited for that.
 
-        Returns it with the periods that were seen before.
+        Returns what stands then: it, with the periods that were seen before, or a newer one.
         """
         async with transaction(self._engine) as connection:
-            before = await connection.scalar(
-                select(subscription_snapshots.c.body)
-                .where(subscription_snapshots.c.subscription == snapshot.subscription)
-                .with_for_update()
-            )
+            row = (
+                await connection.execute(
+                    select(subscription_snapshots)
+                    .where(subscription_snapshots.c.subscription == snapshot.subscription)
+                    .with_for_update()
+                )
+            ).one_or_none()
+            before = None if row is None else row.body
+            if row is not None and row.fetched_at > snapshot.fetched_at:
+                newer = _from_body(row.fetched_at, row.body)
+                if newer is not None:
+                    return newer
             snapshot = _remembering(snapshot, before)
             body = _to_body(snapshot)
             ends = ends_at(snapshot)
@@ -181,6 +190,8 @@ class Snapshots:
                     where=subscription_snapshots.c.fetched_at <= statement.excluded.fetched_at,
                 )
             )
+            # Each time: another replica may have made a period by what was known before.
+            await correct_ends(connection, snapshot)
             if before != body:
                 await ask(connection, "subscription", [snapshot.subscription])
             await connection.execute(

@@ -23,7 +23,7 @@ from tests.ledger.asked import (
     asked_world,
 )
 from tests.ledger.world import World
-from tests.mapping.stripe_side import HOUR
+from tests.mapping.stripe_side import HOUR, item, snapshot
 from tests.openmeter_side.answers import unavailable
 
 ONE_METER = """
@@ -272,3 +272,127 @@ async def test_under_hold_a_correction_in_a_closed_period_is_held(unmapped: Worl
         # The window itself is too late to have the period asked for again.
         assert await unmapped.parked() == {"period_closed": 1}
         assert await asked.billed() == {FIRST: 10}
+
+
+UPGRADED = """
+meters: [{meter: tokens, price: price_1, whole_period: true}]
+subjects:
+  - {subject: customer-1, subscription: sub_1, valid_to: "2026-03-09T03:00:00Z"}
+  - {subject: customer-1, subscription: sub_2, valid_from: "2026-03-09T03:00:00Z"}
+"""
+UPGRADE = MIDNIGHT + 3 * HOUR
+
+
+async def uses(asked: Asked, *numbers: int) -> None:
+    """In each of these hours something else is used once; the hour is told when it is over."""
+    for number in numbers:
+        asked.use(MIDNIGHT + number * HOUR + MINUTE, number)
+        asked.world.clock.set(MIDNIGHT + (number + 1) * HOUR)
+        await hours(asked, number)
+
+
+@pytest.mark.parametrize(("aggregation", "whole"), [("UNIQUE_COUNT", 6), ("AVG", 3), ("MIN", 1)])
+async def test_a_period_that_ends_later_has_one_value(
+    asked: Asked, aggregation: str, whole: int
+) -> None:
+    """A trial is extended: the same start, another end."""
+    asked.side.meter("tokens", aggregation)
+    await uses(asked, 1, 2)
+    await asked.begin(FIRST, LAST)
+    await uses(asked, 3, 4, 5, *([6] if aggregation == "UNIQUE_COUNT" else []))
+    [period] = await asked.windows("period")
+    assert (period["window_start"], period["window_end"]) == (FIRST, LAST)
+    assert await asked.billed() == {FIRST: whole}
+    [known] = await asked.world.rows("select period_end from item_periods")
+    assert known["period_end"] == LAST
+
+
+async def test_a_period_that_ended_sooner_is_asked_for_up_to_there(asked: Asked) -> None:
+    """The anchor is moved, and what is before it comes again with another value."""
+    asked.side.meter("tokens", "UNIQUE_COUNT")
+    await uses(asked, 0, 1, 2)
+    await asked.begin(UPGRADE, LAST)
+    await uses(asked, 3, 4, 5)
+    assert await asked.billed() == {FIRST: 3, UPGRADE: 3}
+    asked.use(UPGRADE - 2 * MINUTE, 2)
+    asked.use(UPGRADE - MINUTE, 99)
+    asked.world.clock.set(MIDNIGHT + 9 * HOUR)
+    await hours(asked, 2)
+    assert await periods(asked) == [(FIRST, 4, "booked"), (UPGRADE, 3, "booked")]
+    assert await asked.months.carries() == [1]
+    assert await asked.billed() == {FIRST: 3, UPGRADE: 4}
+
+
+async def test_a_moved_anchor_that_is_learned_of_late(asked: Asked) -> None:
+    """What was asked for with the hours after it is asked for without them."""
+    asked.side.meter("tokens", "UNIQUE_COUNT")
+    await uses(asked, 0, 1, 2, 3)
+    assert await asked.billed() == {FIRST: 4}
+    asked.world.clock.set(MIDNIGHT + 4 * HOUR + MINUTE)
+    await asked.begin(UPGRADE, LAST)
+    await asked.settle()
+    await uses(asked, 4, 5, 6)
+    assert await periods(asked) == [(FIRST, 3, "booked"), (UPGRADE, 4, "booked")]
+    # Stripe took the fourth before: it is owed, and shown.
+    assert await asked.billed() == {FIRST: 4, UPGRADE: 4}
+    assert await asked.months.held() == {"credit_due": "1 unit billed too much"}
+
+
+async def book_hour(asked: Asked, number: int) -> None:
+    """An hour is told, asked for and booked; nothing is sent."""
+    start = MIDNIGHT + number * HOUR
+    for message in asked.side.webhooks("tokens", "HOUR", start, start + HOUR):
+        await asked.world.deliver(body=message.body)
+    for _ in range(3):
+        await asked.months.replica.book()
+        await asked.querier.ask()
+    await asked.months.replica.book()
+
+
+@pytest.mark.parametrize("begins", [FIRST, UPGRADE])
+async def test_each_subscription_is_billed_for_the_time_it_pays_for(
+    unmapped: World, begins: datetime
+) -> None:
+    await unmapped.apply(UPGRADED)
+    unmapped.stripe.held["sub_2"] = snapshot(
+        item("si_2", period_start=begins, period_end=LAST), name="sub_2"
+    )
+    async with asked_world(unmapped) as asked:
+        asked.side.meter("tokens", "UNIQUE_COUNT")
+        await asked.months.replica.read(["sub_2"])
+        for hour in range(7):
+            asked.use(MIDNIGHT + hour * HOUR + MINUTE, hour)
+            unmapped.clock.set(MIDNIGHT + (hour + 1) * HOUR)
+            await book_hour(asked, hour)
+        # And once more one of before: each stays with its own.
+        asked.use(MIDNIGHT + HOUR + 2 * MINUTE, 99)
+        unmapped.clock.set(MIDNIGHT + 8 * HOUR)
+        await book_hour(asked, 1)
+        rows = await unmapped.rows(
+            "select r.subscription_item as item, r.wanted_quantity as wanted, w.window_start, "
+            "w.window_end from usage_records r join usage_windows w on w.usage_record_id = r.id "
+            "order by item"
+        )
+        assert [tuple(row.values()) for row in rows] == [
+            ("si_1", 4, FIRST, UPGRADE),
+            ("si_2", 4, UPGRADE, LAST),
+        ]
+
+
+async def test_a_trigger_that_comes_with_the_answer_asks_once_more(asked: Asked) -> None:
+    """Both in one batch: the answer of before must not pass for the new one."""
+    asked.side.meter("tokens", "UNIQUE_COUNT")
+    asked.use(MIDNIGHT, 10)
+    asked.world.clock.set(MIDNIGHT + HOUR)
+    for hour in (0, 1):
+        start = MIDNIGHT + hour * HOUR
+        asked.use(start + MINUTE, hour)
+        asked.world.clock.set(start + HOUR)
+        for message in asked.side.webhooks("tokens", "HOUR", start, start + HOUR):
+            await asked.world.deliver(body=message.body)
+        if hour == 0:
+            await asked.months.settle()
+            assert await asked.querier.ask() == 1
+    await asked.settle()
+    assert await periods(asked) == [(FIRST, 3, "booked")]
+    assert len(asked.side.requests) == 2

@@ -550,16 +550,18 @@ def test_a_whole_period_is_asked_for_and_is_one_record(
         "items": (item(aggregate_usage=aggregate_usage),),
     }
     window = replace(WINDOW, aggregation=aggregation, group_by=model)
-    assert find(window, **known) == WholePeriod(Period(PERIOD_START, PERIOD_END), model)
+    asked = find(window, **known)
+    assert isinstance(asked, WholePeriod)
+    assert (asked.asked, asked.group_filter) == (Period(PERIOD_START, PERIOD_END), model)
+    assert asked.target.timestamp == int(PERIOD_START.timestamp()) + 2
     whole = replace(
         window,
         source=WindowSource.PERIOD,
         window_start=PERIOD_START,
         window_end=PERIOD_END,
+        record_at=asked.target.timestamp,
     )
-    found = find(whole, **known)
-    assert isinstance(found, Target)
-    assert found.timestamp == int(PERIOD_START.timestamp()) + 2
+    assert find(whole, **known) == asked
 
 
 def test_a_split_meter_bills_each_group_by_its_own_price() -> None:
