@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.history import Replayed, Revision, Verdict, replay, write_history
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
-from app.ledger.windows import WINDOW_COLUMNS, PendingWindow, pending_window
+from app.ledger.windows import TO_BE_ASKED, WINDOW_COLUMNS, PendingWindow, pending_window
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowSource
 
@@ -128,6 +128,7 @@ _REVISE = text(
         message_at = new_message_at,
         revision = revision + changes,
         state = case when differs then 'pending' else state end,
+        reason = case when differs and reason in {TO_BE_ASKED} then null else reason end,
         retry_at = case when differs then null else retry_at end
     from unnest(
         cast(:window_id as bigint[]), cast(:value as numeric[]), cast(:aggregation as text[]),
@@ -218,7 +219,9 @@ async def _revise(
         outcome = replay(before, [window.revision for window in arrived[_key(row)]])
         history += [(row.id, *other) for other in outcome.others]
         if outcome.standing is not before:
-            newer[row.id] = outcome, not outcome.standing.tells_the_same(before)
+            # What was asked or replaced before is a delivery's word now, whatever its value.
+            differs = outcome.standing.source is not before.source
+            newer[row.id] = outcome, differs or not outcome.standing.tells_the_same(before)
     if not newer:
         return [], history
     outcomes = [outcome for outcome, _ in newer.values()]

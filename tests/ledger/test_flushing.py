@@ -459,3 +459,30 @@ async def test_parts_of_a_daily_window_take_the_place_of_a_flush_cut_by_no_one(
     assert (part["value"], part["state"]) == (Decimal(8), "booked")
     assert await asked.months.carries() == [3]
     assert await asked.billed() == {FIRST: 1005, BOUNDARY: 3}
+
+
+@pytest.mark.parametrize("reason", ["awaiting_query", "query_unanswered"])
+async def test_a_window_that_tells_what_is_being_asked_for_ends_the_question(
+    asked: Asked, reason: str
+) -> None:
+    await told_until_noon(asked)
+    asked.use(BOUNDARY - MINUTE, 5)
+    await asked.flush_until(BOUNDARY + 20 * SECOND)
+    [provisional] = await asked.provisional()
+    await roll_over(asked)
+    await asked.world.run(
+        "update usage_windows set state = 'pending', reason = :reason, retry_at = :at "
+        "where source = 'flush'",
+        reason=reason,
+        at=BOUNDARY + HOUR,
+    )
+    requests = len(asked.side.requests)
+    bounds = {"windowStart": NOON.isoformat(), "windowEnd": BOUNDARY.isoformat()}
+    await asked.world.deliver({"value": "5"} | bounds)
+    asked.world.clock.set(BOUNDARY + 2 * HOUR)
+    await asked.settle()
+    *_, told = await asked.windows("webhook")
+    assert (told["id"], told["state"], told["reason"]) == (provisional["id"], "booked", None)
+    assert len(asked.side.requests) == requests
+    assert await asked.billed() == {FIRST: 1005}
+    assert await asked.wanted() == 1005
