@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.bootstrap import Services, database, receiving, services, working
 from app.config import Settings, load_settings
-from app.routers import docs, doubt, explain, health, mappings, usage, webhooks
+from app.routers import credit, docs, doubt, explain, health, mappings, usage, webhooks
 from app.routers.problems import install_problem_handlers
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def create_app(
         webhooks.router,
         mappings.router,
         usage.router,
+        credit.router,
         doubt.router,
         explain.router,
         health.router,

@@ -133,6 +133,11 @@ def _carry(carry: ExplainedCarry) -> Text:
         at = f"{of.subscription_item} at {_second(of.timestamp)}"
         return f"{at} (period from {moment(of.period_start)})"
 
+    if carry.destination is None:
+        return Text(
+            f"{counted(-carry.quantity, 'unit')} of {end(carry.origin)} credited by hand, "
+            f"on {moment(carry.carried_at)}"
+        )
     units = f"{carry.quantity:,} unit{'' if carry.quantity in (1, -1) else 's'}"
     return Text(
         f"{units} from {end(carry.origin)} to {end(carry.destination)}, "

@@ -68,7 +68,8 @@ HOLD_ACTIONS: Final[dict[HoldReason, str]] = {
     ),
     HoldReason.CREDIT_DUE: (
         "Stripe was billed more than is owed in a period that is closed: credit the customer by "
-        "hand (a credit note) by the amount in the detail."
+        "hand (a credit note) by the amount in the detail, and say so by "
+        "POST /v1/records/{id}/credit: until then it is set off against what is carried forward."
     ),
     HoldReason.QUANTITY_REFUSED: "Stripe refused the quantity; see the attempt's message.",
     HoldReason.ATTEMPTS_EXHAUSTED: (

@@ -123,13 +123,16 @@ class CarryEnd:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedCarry:
-    """Units that went from a closed period's record to another; below zero: that came back."""
+    """Units that went from a closed period's record to another; below zero: that came back.
+
+    Without a destination they were credited to the customer by hand.
+    """
 
     quantity: int
     carried_at: datetime
     svix_id: str
     origin: CarryEnd
-    destination: CarryEnd
+    destination: CarryEnd | None
 
 
 @dataclass(frozen=True, slots=True)

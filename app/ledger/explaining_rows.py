@@ -162,5 +162,9 @@ def carry(row: Row[Any]) -> ExplainedCarry:
         return CarryEnd(of("id"), of("item"), of("timestamp"), start, of("end"))
 
     return ExplainedCarry(
-        int(row.quantity), row.carried_at, row.svix_id, end("origin"), end("destination")
+        int(row.quantity),
+        row.carried_at,
+        row.svix_id,
+        end("origin"),
+        None if row.destination_id is None else end("destination"),
     )

@@ -135,8 +135,8 @@ CARRIES: Final = text(
     from mine c
     join usage_records f on f.id = c.from_record_id
     join item_periods fp on fp.id = f.item_period_id
-    join usage_records t on t.id = c.to_record_id
-    join item_periods tp on tp.id = t.item_period_id
+    left join usage_records t on t.id = c.to_record_id
+    left join item_periods tp on tp.id = t.item_period_id
     order by c.id limit :limit
     """
 )

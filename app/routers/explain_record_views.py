@@ -167,7 +167,9 @@ class CarryView(View):
     carried_at: datetime
     svix_id: str = Field(description="The delivery behind it.")
     origin: CarryEndView
-    destination: CarryEndView
+    destination: CarryEndView | None = Field(
+        description="Null: it was credited to the customer by hand."
+    )
 
 
 def _fields(view: type[BaseModel], of: object) -> list[str]:

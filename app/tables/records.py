@@ -153,7 +153,8 @@ carries = Table(
     metadata,
     identity(),
     Column("from_record_id", ForeignKey("usage_records.id"), nullable=False, index=True),
-    Column("to_record_id", ForeignKey("usage_records.id"), nullable=False, index=True),
+    # Null: to nowhere; it was credited to the customer by hand.
+    Column("to_record_id", ForeignKey("usage_records.id"), index=True),
     Column("quantity", Numeric, nullable=False),
     Column("svix_id", Text, nullable=False),  # the delivery behind the difference
     Column("carried_at", TIMESTAMPTZ, nullable=False),

@@ -18,6 +18,7 @@ ROUTES = [
     ("POST", "/v1/windows/release"),
     ("POST", "/v1/records/release"),
     ("POST", "/v1/records/{id}/settle"),
+    ("POST", "/v1/records/{id}/credit"),
     ("POST", "/v1/deliveries/release"),
 ]
 
