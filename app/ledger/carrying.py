@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
@@ -28,6 +27,7 @@ from app.ledger.periods import PeriodKey
 from app.ledger.placing import changed_record
 from app.ledger.records import NewRecord, RecordKey, UsageRecord
 from app.ledger.successors import Successors, successor
+from app.ledger.unforeseen import UNFORESEEN, UNFORESEEN_RETRY
 from app.mapping.models import Combination, LatePolicy, SnapshotItem, SubscriptionSnapshot
 from app.mapping.resolution import Target
 from app.mapping.resolve import CARRY_OFFSET, ENDED, period_second
@@ -38,9 +38,6 @@ logger = logging.getLogger(__name__)
 RECORDS_AT_ONCE = 500
 # A subscription that cannot be read, or whose next period is not there yet, is looked at again.
 LOOK_AGAIN = timedelta(seconds=10)
-UNFORESEEN_RETRY = timedelta(hours=1)
-# What a defect of ours, or a value nobody foresaw, raises. An unavailable database is neither.
-UNFORESEEN = (ValueError, TypeError, LookupError, ArithmeticError, SQLAlchemyError)
 PERIOD_CLOSED = "period_closed"
 CREDIT_DUE = "credit_due"
 OUTCOME_IN_DOUBT = "outcome_in_doubt"

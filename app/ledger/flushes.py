@@ -152,19 +152,7 @@ async def lock_told(
     being booked now, is waited for, or waits.
     """
     await connection.execute(
-        text(
-            """
-            insert into usage_series (meter, subject, group_key, group_by, aggregation,
-                                      newest_start, newest_end)
-            select :meter, :subject, t.group_key, cast(t.group_by as jsonb), t.aggregation,
-                   t.told, t.told
-            from unnest(cast(:group_keys as bytea[]), cast(:group_bys as text[]),
-                        cast(:aggregations as text[]), cast(:told as timestamptz[]))
-                as t (group_key, group_by, aggregation, told)
-            order by t.group_key
-            on conflict (meter, subject, group_key) do nothing
-            """
-        ),
+        _LOCK,
         {
             **asked._asdict(),
             "group_keys": [one.key.group_key for one in found],
@@ -174,15 +162,36 @@ async def lock_told(
         },
     )
     rows = await connection.execute(
-        text(
-            """
-            select newest_end from usage_series where meter = :meter and subject = :subject
-            order by group_key for update
-            """
-        ),
+        text("select newest_end from usage_series where meter = :meter and subject = :subject"),
         asked._asdict(),
     )
     return max(rows.scalars(), default=None)
+
+
+# New ones and those that are there in one statement, in the order in which booking takes them: who
+# had made a new one, and then waited for another, waited in a circle. What is there is locked, too,
+# although nothing of it is written.
+_LOCK: Final = text(
+    """
+    insert into usage_series as s (
+        meter, subject, group_key, group_by, aggregation, newest_start, newest_end)
+    select :meter, :subject, group_key, group_by, aggregation, newest_start, newest_end
+    from (
+        select group_key, group_by, aggregation, newest_start, newest_end
+        from usage_series where meter = :meter and subject = :subject
+        union all
+        select t.group_key, cast(t.group_by as jsonb), t.aggregation, t.told, t.told
+        from unnest(cast(:group_keys as bytea[]), cast(:group_bys as text[]),
+                    cast(:aggregations as text[]), cast(:told as timestamptz[]))
+            as t (group_key, group_by, aggregation, told)
+        where not exists (
+            select 1 from usage_series k
+            where k.meter = :meter and k.subject = :subject and k.group_key = t.group_key)
+    ) as wanted
+    order by group_key
+    on conflict (meter, subject, group_key) do update set newest_end = s.newest_end where false
+    """
+)
 
 
 async def write(connection: AsyncConnection, one: Provisional, now: datetime) -> int:

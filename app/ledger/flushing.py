@@ -21,11 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
 from app.db import transaction
+from app.errors import DatabaseUnavailable
 from app.ledger import flushes as store
 from app.ledger.flushes import Asked, Provisional, Series, Standing
 from app.ledger.keeping import group_key
 from app.ledger.querying import combined
 from app.ledger.series import SeriesKey
+from app.ledger.unforeseen import UNFORESEEN, UNFORESEEN_RETRY
 from app.mapping.aggregation import NEEDED, misfit
 from app.mapping.cached import CachedMappings
 from app.mapping.models import Combination, MeterMapping, SnapshotItem, SubscriptionSnapshot
@@ -36,12 +38,14 @@ from app.mapping.splitting import matching
 from app.openmeter.api import OpenMeterClient
 from app.openmeter.api_answers import QueryRow
 from app.openmeter.api_errors import OpenMeterError
-from app.stripe_client import StripeError
+from app.stripe_client import StripeError, TokenBucket
 
 logger = logging.getLogger(__name__)
 
 # On the first of a month thousands of periods end in the same second.
 IN_FLIGHT = 4
+# Beside those of booking: Stripe allows 25 per endpoint.
+READS_PER_SECOND = 5
 # Before the end each flush halves what is left, down to this; then comes the one after the end.
 NEAREST = timedelta(seconds=10)
 # A period that should have rolled over by now: Stripe is read for the next one.
@@ -79,6 +83,7 @@ class Flusher:
         self._mappings = mappings
         self._snapshots = snapshots
         self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._pace = TokenBucket(READS_PER_SECOND, burst=IN_FLIGHT)
 
     async def flush(self) -> int:
         """Flush what is due; returns how many windows were booked provisionally.
@@ -88,24 +93,41 @@ class Flusher:
         now = self._clock.now()
         async with transaction(self._engine) as connection:
             due = await store.claim(connection, now)
-        return sum(await asyncio.gather(*(self._try(subscription, now) for subscription in due)))
+        async with asyncio.TaskGroup() as group:
+            flushed = [group.create_task(self._try(subscription, now)) for subscription in due]
+        return sum(task.result() for task in flushed)
 
     async def _try(self, subscription: str, now: datetime) -> int:
         async with self._slots:
             try:
                 return await self._flush(subscription, now)
-            except (OpenMeterError, StripeError, SQLAlchemyError) as error:
+            except (OpenMeterError, StripeError, DatabaseUnavailable) as error:
                 # It comes back when the lease ends; what is not flushed in time is carried.
                 logger.warning("%s could not be flushed: %s", subscription, error)
-                return 0
+            except UNFORESEEN:
+                # The periods of the others end, too.
+                logger.exception("%s could not be flushed; later again", subscription)
+                await self._postpone(subscription, now + UNFORESEEN_RETRY)
+            return 0
+
+    async def _postpone(self, subscription: str, until: datetime) -> None:
+        try:
+            async with transaction(self._engine) as connection:
+                await store.plan(connection, subscription, until)
+        except (DatabaseUnavailable, SQLAlchemyError):
+            logger.warning("%s could not be put off", subscription)
+
+    async def _refresh(self, subscription: str) -> SubscriptionSnapshot:
+        await self._pace.acquire()
+        return await self._snapshots.refresh(subscription)
 
     async def _flush(self, subscription: str, now: datetime) -> int:
         snapshot = (await self._snapshots.known([subscription])).get(subscription)
         if snapshot is None or now - snapshot.fetched_at > SNAPSHOT_AGE:
-            snapshot = await self._snapshots.refresh(subscription)
+            snapshot = await self._refresh(subscription)
         before = ends_at(snapshot)
         if before is not None and now >= before + NEXT_PERIOD:
-            snapshot = await self._snapshots.refresh(subscription)
+            snapshot = await self._refresh(subscription)
         ends = ends_at(snapshot)
         ended = just_ended(snapshot, now)
         after: datetime | None

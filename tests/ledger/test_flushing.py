@@ -1,17 +1,22 @@
 """The last minutes of a period: on its bill before any window tells them, and counted once."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import transaction
+from app.errors import DatabaseUnavailable
 from app.ledger import flushes
 from app.ledger.flushes import LEASE
 from app.ledger.flushing import Flusher, next_flush
+from app.ledger.series import SeriesKey, SeriesWindow, lock_series
+from app.ledger.unforeseen import UNFORESEEN_RETRY
 from app.mapping.models import LatePolicy
 from app.openmeter.api_answers import QueryRow
 from tests.ledger.asked import (
@@ -25,6 +30,7 @@ from tests.ledger.asked import (
     Asked,
     asked_world,
 )
+from tests.ledger.test_replicas import waiting_for_locks
 from tests.ledger.world import World
 from tests.mapping.stripe_side import HOUR, item, snapshot
 from tests.openmeter_side.answers import unavailable
@@ -486,3 +492,61 @@ async def test_a_window_that_tells_what_is_being_asked_for_ends_the_question(
     assert len(asked.side.requests) == requests
     assert await asked.billed() == {FIRST: 1005}
     assert await asked.wanted() == 1005
+
+
+async def test_a_new_group_does_not_make_booking_and_flushing_wait_in_a_circle(
+    world: World,
+) -> None:
+    """Both take the series in one order, whichever of them are new."""
+    known, new = SeriesKey("tokens", "customer-1", b"k"), SeriesKey("tokens", "customer-1", b"n")
+
+    def window(key: SeriesKey, hours: int) -> SeriesWindow:
+        return SeriesWindow(key, "{}", "SUM", MIDNIGHT, MIDNIGHT + hours * HOUR)
+
+    found = flushes.Provisional(
+        new, "{}", "SUM", MIDNIGHT, BOUNDARY, MIDNIGHT + HOUR, 1, Decimal(1)
+    )
+    async with transaction(world.engine) as connection:
+        await lock_series(connection, [window(known, 1)])
+
+    async def flushed() -> datetime | None:
+        async with transaction(world.engine) as connection:
+            return await flushes.lock_told(
+                connection, flushes.Asked("tokens", "customer-1"), [found]
+            )
+
+    async with transaction(world.engine) as connection:
+        await lock_series(connection, [window(known, 2)])
+        flushing = asyncio.create_task(flushed())
+        await waiting_for_locks(world, 1)
+        await lock_series(connection, [window(new, 2)])
+    assert await flushing == MIDNIGHT + 2 * HOUR
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), DatabaseUnavailable()])
+async def test_one_subscription_that_fails_keeps_nobody_else_from_being_flushed(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    await told_until_noon(asked)
+    asked.use(BOUNDARY - MINUTE, 5)
+    asked.world.stripe.held["sub_0"] = replace(
+        asked.world.stripe.held["sub_1"], subscription="sub_0"
+    )
+    await asked.months.replica.read(["sub_0"])
+    series_of = flushes.series_of
+
+    async def fails(
+        connection: AsyncConnection, subscription: str, ends: datetime
+    ) -> list[flushes.Series]:
+        if subscription == "sub_0":
+            raise error
+        return await series_of(connection, subscription, ends)
+
+    monkeypatch.setattr(flushes, "series_of", fails)
+    asked.world.clock.set(BOUNDARY - MINUTE + 30 * SECOND)
+    assert await asked.flush() == 1
+    rows = await asked.world.rows(
+        "select flush_at from subscription_snapshots where subscription = 'sub_0'"
+    )
+    later = LEASE if isinstance(error, DatabaseUnavailable) else UNFORESEEN_RETRY
+    assert [row["flush_at"] for row in rows] == [asked.world.clock.now() + later]
