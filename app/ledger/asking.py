@@ -8,13 +8,14 @@ still to be asked is in the database, and a kill loses none of it.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.ledger.parts import make_parts
 from app.ledger.windows import AWAITING_QUERY, TO_BE_ASKED, PendingWindow, SettledWindow
 from app.mapping.resolution import InParts, WholePeriod, WindowSource
 
@@ -81,7 +82,7 @@ async def cover(
     split = [(window, how) for window, how in covered if isinstance(how, InParts)]
     whole = [(window, how) for window, how in covered if isinstance(how, WholePeriod)]
     if split:
-        await _make_parts(connection, split, now)
+        await make_parts(connection, split, now)
     if whole:
         await _make_periods(connection, whole, now)
     return [
@@ -96,60 +97,6 @@ async def cover(
         for window, how in covered
         if isinstance(how, InParts) or not _is_of(window, how)
     ]
-
-
-async def boundaries(connection: AsyncConnection, windows: Collection[int]) -> dict[int, datetime]:
-    """Where those of some windows were divided that have parts already."""
-    if not windows:
-        return {}
-    rows = await connection.execute(
-        text(
-            """
-            select part_of, max(window_start) as boundary from usage_windows
-            where part_of = any(cast(:windows as bigint[])) group by part_of
-            """
-        ),
-        {"windows": list(windows)},
-    )
-    return {row.part_of: row.boundary for row in rows}
-
-
-async def _make_parts(
-    connection: AsyncConnection, split: Sequence[tuple[PendingWindow, InParts]], now: datetime
-) -> None:
-    """Both parts of each window; those that are there keep what is booked of them meanwhile.
-
-    What a flush had provisionally stands as the first part from now on, on the same record. Which
-    delivery it is from is written with the answer: until then the value is that of the one before.
-    """
-    await connection.execute(
-        text(
-            f"""
-            insert into usage_windows as w (
-                meter, subject, group_key, group_by, window_start, window_end, aggregation, value,
-                source, part_of, delivery_id, svix_id, message_at, state, reason, retry_at)
-            select p.meter, p.subject, p.group_key, p.group_by, part.starts, part.ends,
-                   p.aggregation, 0, 'part', p.id, p.delivery_id, p.svix_id, p.message_at,
-                   'pending', '{AWAITING_QUERY}', cast(:now as timestamptz)
-            from unnest(cast(:ids as bigint[]), cast(:boundaries as timestamptz[]))
-                as t (id, boundary)
-            join usage_windows p on p.id = t.id
-            cross join lateral (values (p.window_start, t.boundary), (t.boundary, p.window_end))
-                as part (starts, ends)
-            order by p.meter, p.subject, p.group_key, part.starts, part.ends
-            on conflict (meter, subject, group_key, window_start, window_end) do update set
-                source = 'part', part_of = excluded.part_of,
-                aggregation = excluded.aggregation, state = 'pending',
-                reason = '{AWAITING_QUERY}', detail = null, retry_at = excluded.retry_at
-            where w.source in ('part', 'flush')
-            """  # noqa: S608 - a constant
-        ),
-        {
-            "now": now,
-            "ids": [window.id for window, _ in split],
-            "boundaries": [how.boundary for _, how in split],
-        },
-    )
 
 
 async def _make_periods(

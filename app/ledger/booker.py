@@ -18,23 +18,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.db import transaction
+from app.errors import StatementTimeout
 from app.ledger import deliveries as received
 from app.ledger import windows as facts
 from app.ledger.approval import awaits_approval
-from app.ledger.asking import boundaries, cover
+from app.ledger.asking import cover
 from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.keeping import IncomingWindow, Kept, WindowKey, group_key, keep_windows
 from app.ledger.moving import not_down_yet, taken_off, wake_moving
 from app.ledger.overlaps import admit
+from app.ledger.parts import boundaries, parts_of
 from app.ledger.provisional import displace
 from app.ledger.querying import ask_nobody
 from app.ledger.recording import PlaceMoved, record
 from app.ledger.resolving import BatchResolver
+from app.ledger.unforeseen import UNFORESEEN
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
@@ -51,8 +53,6 @@ logger = logging.getLogger(__name__)
 DELIVERIES_PER_BATCH = 100
 BYTES_PER_BATCH = 1024 * 1024
 WINDOWS_PER_BATCH = 2_000
-# What a defect of ours, or a value nobody foresaw, raises. An unavailable database is neither.
-UNFORESEEN = (ValueError, TypeError, LookupError, ArithmeticError, SQLAlchemyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,14 @@ class Claim:
     only_windows: Sequence[int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Slow:
+    """Pieces whose booking took too long: of their own, or because the database was slow."""
+
+    deliveries: list[int] = field(default_factory=list)
+    windows: list[int] = field(default_factory=list)
+
+
 class Booker:
     """Books batches. Any number of bookers may work on one database."""
 
@@ -116,20 +124,35 @@ class Booker:
         that fails is booked piece by piece, and the culprit is set aside where the summary shows
         it: a delivery as `failed`, a window parked as `booking_failed`.
         """
-        async with transaction(self._engine) as connection:
-            await release_some(connection, limit=WINDOWS_PER_BATCH)
-            await wake_moving(connection, limit=WINDOWS_PER_BATCH)
-            if not self._queries:  # what was divided while there was somebody to ask still counts
-                await ask_nobody(connection, self._clock.now())
+        try:
+            await self._wake()
+        except UNFORESEEN:
+            logger.exception("what waits could not be woken; what is here is booked")
         try:
             return await self._book(Claim())
         except UNFORESEEN:
             logger.exception("a batch could not be booked; it is booked piece by piece")
         deliveries, windows = await self._waiting()
         done = Round()
+        slow = _Slow()
         for delivery in deliveries:
+            done += await self._book_delivery(delivery, slow)
+        done += await self._book_windows(windows, slow)
+        if done.idle and (slow.deliveries or slow.windows):
+            # Nothing at all can be booked: that is the database, and nobody is kept waiting.
+            raise StatementTimeout
+        for delivery in slow.deliveries:
             done += await self._book_delivery(delivery)
-        return done + await self._book_windows(windows)
+        for window in slow.windows:
+            done += await self._book_windows([window])
+        return done
+
+    async def _wake(self) -> None:
+        async with transaction(self._engine) as connection:
+            await release_some(connection, limit=WINDOWS_PER_BATCH)
+            await wake_moving(connection, limit=WINDOWS_PER_BATCH)
+            if not self._queries:  # what was divided while there was somebody to ask still counts
+                await ask_nobody(connection, self._clock.now())
 
     async def _waiting(self) -> tuple[list[int], list[int]]:
         """The ids of what a batch would take."""
@@ -142,11 +165,14 @@ class Booker:
             )
         return [delivery.id for delivery in deliveries], [window.id for window in windows]
 
-    async def _book_delivery(self, delivery: int) -> Round:
-        """Book one delivery, or set it aside."""
+    async def _book_delivery(self, delivery: int, slow: _Slow | None = None) -> Round:
+        """Book one delivery, or set it aside; or leave it in `slow`."""
         try:
             return await self._book(Claim(windows=0, only_delivery=delivery))
         except UNFORESEEN as error:
+            if slow is not None and isinstance(error, StatementTimeout):
+                slow.deliveries.append(delivery)
+                return Round()
             logger.exception("delivery %d could not be booked: set aside as failed", delivery)
             async with transaction(self._engine) as connection:
                 still = await received.claim_deliveries(
@@ -155,8 +181,11 @@ class Booker:
                 await _fail(connection, still, error, self._clock.now())
             return Round(deliveries=len(still))
 
-    async def _book_windows(self, windows: Sequence[int]) -> Round:
-        """Book pending windows, half by half where they fail, and set the culprit aside."""
+    async def _book_windows(self, windows: Sequence[int], slow: _Slow | None = None) -> Round:
+        """Book pending windows, half by half where they fail, and set the culprit aside.
+
+        One that takes too long is left in `slow`.
+        """
         if not windows:
             return Round()
         try:
@@ -164,8 +193,11 @@ class Booker:
         except UNFORESEEN as error:
             if len(windows) > 1:
                 half = len(windows) // 2
-                first = await self._book_windows(windows[:half])
-                return first + await self._book_windows(windows[half:])
+                first = await self._book_windows(windows[:half], slow)
+                return first + await self._book_windows(windows[half:], slow)
+            if slow is not None and isinstance(error, StatementTimeout):
+                slow.windows.append(windows[0])
+                return Round()
             logger.exception("window %d could not be booked: set aside", windows[0])
             reason = ParkReason.BOOKING_FAILED
             async with transaction(self._engine) as connection:
@@ -198,7 +230,7 @@ class Booker:
             ):
                 pending.setdefault(window.id, window)
             admitted = await admit(connection, list(pending.values()), locked=kept.series)
-            windows, unapproved = self._let_through(admitted.windows)
+            windows, unapproved = await self._let_through(connection, admitted.windows)
             not_down = await not_down_yet(connection, windows, now=now)
             parked = [*admitted.parked, *unapproved, *not_down]
             if not windows and not parked:
@@ -228,11 +260,16 @@ class Booker:
         looked_at = len(windows) + len(parked)
         return Round(len(deliveries), looked_at, batch.subscriptions, reasons)
 
-    def _let_through(
-        self, windows: Sequence[PendingWindow]
+    async def _let_through(
+        self, connection: AsyncConnection, windows: Sequence[PendingWindow]
     ) -> tuple[list[PendingWindow], list[SettledWindow]]:
         """Sort out the revisions that somebody has to approve."""
-        asked = {w.id: awaits_approval(w, above=self._approve_reductions_above) for w in windows}
+        above = self._approve_reductions_above
+        if above is None:
+            return list(windows), []
+        revised = [w.id for w in windows if w.usage_record_id is None and w.revision > 1]
+        parts = await parts_of(connection, revised)
+        asked = {w.id: awaits_approval(w, above=above, parts=parts.get(w.id, ())) for w in windows}
         return (
             [window for window in windows if asked[window.id] is None],
             [parked for parked in asked.values() if parked is not None],

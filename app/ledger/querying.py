@@ -21,8 +21,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
 from app.db import transaction
+from app.errors import DatabaseUnavailable
 from app.ledger import questions as store
 from app.ledger.questions import Question
+from app.ledger.unforeseen import UNFORESEEN, UNFORESEEN_RETRY
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
 from app.openmeter.api import OpenMeterClient
@@ -35,6 +37,7 @@ IN_FLIGHT = 4
 ASK_AGAIN = timedelta(seconds=15)
 PATIENCE = timedelta(minutes=15)
 ASK_PARKED_AGAIN = timedelta(minutes=15)
+TORN = "there are not two parts"
 NOT_SET = "OPENMETER_API_URL is not set: nobody can be asked"
 
 
@@ -105,25 +108,46 @@ class Querier:
         now = self._clock.now()
         async with transaction(self._engine) as connection:
             questions = await store.claim(connection, now)
-        settled = await asyncio.gather(*(self._settle(question) for question in questions))
-        return sum(settled)
+        async with asyncio.TaskGroup() as group:
+            settled = [group.create_task(self._settle(question)) for question in questions]
+        return sum(task.result() for task in settled)
 
     async def _settle(self, question: Question) -> bool:
         async with self._slots:
             try:
-                try:
-                    values = await self._values(question)
-                except OpenMeterError as error:
-                    return await self._unanswered(question, error)
-                except ValueError as error:
-                    # A name or a bound that the API cannot express: no answer will ever come.
-                    return await self._unanswered(question, error, patience=timedelta(0))
-                async with transaction(self._engine) as connection:
-                    await store.write_values(connection, question, values, now=self._clock.now())
-            except SQLAlchemyError:
-                # The others must not wait for it; it is asked again when its lease ends.
-                logger.exception("the answer about %s could not be written", question.meter)
-                return False
+                return await self._settle_one(question)
+            except DatabaseUnavailable:
+                # No answer is lost: it is asked again when its lease ends.
+                logger.warning("the database is not available; %s is asked again", question.meter)
+            except UNFORESEEN:
+                # The others must not wait for it, nor the flushes.
+                logger.exception("%s could not be asked; later again", question.meter)
+                await self._postpone(question)
+        return False
+
+    async def _postpone(self, question: Question) -> None:
+        again = self._clock.now() + UNFORESEEN_RETRY
+        try:
+            async with transaction(self._engine) as connection:
+                await store.ask_again(connection, question.ids, again)
+        except (DatabaseUnavailable, SQLAlchemyError):
+            logger.warning("%s could not be put off", question.meter)
+
+    async def _settle_one(self, question: Question) -> bool:
+        if question.torn:
+            logger.error("%s of window %s: billed whole", TORN, question.parent)
+            async with transaction(self._engine) as connection:
+                await _do_without(connection, question, TORN, self._clock.now())
+            return True
+        try:
+            values = await self._values(question)
+        except OpenMeterError as error:
+            return await self._unanswered(question, error)
+        except ValueError as error:
+            # A name or a bound that the API cannot express: no answer will ever come.
+            return await self._unanswered(question, error, patience=timedelta(0))
+        async with transaction(self._engine) as connection:
+            await store.write_values(connection, question, values, now=self._clock.now())
         return True
 
     async def _values(self, question: Question) -> list[Decimal]:
@@ -189,6 +213,6 @@ async def _do_without(
         connection,
         question,
         undivided(question.aggregation, question.told[0], known),
-        slipped=not any(span.booked or span.value for span in question.spans),
+        slipped=question.torn or not any(span.booked or span.value for span in question.spans),
         now=now,
     )

@@ -43,6 +43,7 @@ class Question:
 
     `provisional`: or what is left of one that was written before a period's end. `told`: the value
     and revision, when it was claimed, of the window that is divided; else of the window itself.
+    `starts`: where the window that is divided begins.
     """
 
     meter: str
@@ -54,20 +55,29 @@ class Question:
     parent: int | None = None
     told: tuple[Decimal, int] = (Decimal(0), 1)
     provisional: bool = False
+    starts: datetime | None = None
 
     @property
     def ids(self) -> list[int]:
         """The windows asked for, first to last."""
         return [span.id for span in self.spans]
 
+    @property
+    def torn(self) -> bool:
+        """Whether a window is not divided in two, as it should be: then nobody can be asked."""
+        return self.parent is not None and len(self.spans) != 2
 
-# The literals are those of the partial index.
+
+# The literals are those of the partial index. Parts of a window that was parked wait for that.
 DUE: Final = f"""
     select id, meter, subject, aggregation, group_by, window_start, window_end, value, revision,
            part_of, coalesce(booked_at, message_at) as waiting_since,
            usage_record_id is not null as booked, source
-    from usage_windows
+    from usage_windows w
     where state = 'pending' and reason in {TO_BE_ASKED} and (retry_at is null or retry_at <= :now)
+      and source in ('part', 'flush', 'period')
+      and (part_of is null or exists (
+            select 1 from usage_windows p where p.id = w.part_of and p.state = 'covered'))
     order by retry_at nulls first limit :limit for update skip locked
 """  # noqa: S608 - a constant
 
@@ -104,7 +114,8 @@ async def _parts_of(connection: AsyncConnection, parents: Iterable[int]) -> list
         text(
             """
             select p.id as parent, p.meter, p.subject, p.aggregation, p.group_by, p.value as whole,
-                   p.revision, coalesce(p.booked_at, p.message_at) as waiting_since,
+                   p.revision, p.window_start as starts,
+                   coalesce(p.booked_at, p.message_at) as waiting_since,
                    c.id, c.window_start, c.window_end, c.value,
                    c.usage_record_id is not null as booked
             from usage_windows p join usage_windows c on c.part_of = p.id
@@ -130,6 +141,7 @@ async def _parts_of(connection: AsyncConnection, parents: Iterable[int]) -> list
             ),
             parent,
             (parts[0].whole, parts[0].revision),
+            starts=parts[0].starts,
         )
         for parent, parts in found.items()
     ]
@@ -214,8 +226,11 @@ async def write_values(
                 svix_id = coalesce(p.svix_id, w.svix_id),
                 message_at = coalesce(p.message_at, w.message_at),
                 slipped_from = case when :slipped and w.id = :last
+                                     and w.window_start > cast(:starts as timestamptz)
                                     then cast(:starts as timestamptz) end,
-                slipped_to = case when :slipped and w.id = :last then w.window_start end
+                slipped_to = case when :slipped and w.id = :last
+                                   and w.window_start > cast(:starts as timestamptz)
+                                  then w.window_start end
             from unnest(cast(:ids as bigint[]), cast(:values as numeric[])) as t (id, value)
             left join usage_windows p on p.id = cast(:parent as bigint)
             where w.id = t.id
@@ -225,7 +240,7 @@ async def write_values(
         | {
             "slipped": slipped,
             "last": question.ids[-1],
-            "starts": question.spans[0].start,
+            "starts": question.starts,
         },
     )
 

@@ -1,5 +1,6 @@
 """Usage windows in the database: claim, settle, wake. SQL only, in whole batches."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,9 +22,22 @@ AWAITING_QUERY = "awaiting_query"
 TO_BE_ASKED: Final = f"('{AWAITING_QUERY}', '{ParkReason.QUERY_UNANSWERED}')"
 
 
+# A part may have the bounds of a window that some delivery told (an hourly report beside a daily
+# one): it must not be taken for that, and is kept under a key of its own.
+_PART_SALT: Final = hashlib.sha256(b"part:").digest()[:16]
+
+
+def part_key(group_key: bytes) -> bytes:
+    """The key of a series' parts from that of the series, and the other way round: 16 bytes."""
+    return bytes(one ^ other for one, other in zip(group_key, _PART_SALT, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class PendingWindow:
-    """A window that is to be booked in this transaction, and what of it is booked already."""
+    """A window that is to be booked in this transaction, and what of it is booked already.
+
+    `group_key`: that of its series, of a part, too.
+    """
 
     id: int
     facts: WindowFacts
@@ -208,6 +222,7 @@ async def foremost_on(
 
 def pending_window(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
     """A row of `WINDOW_COLUMNS` as a pending window."""
+    source = WindowSource(row.source)
     return PendingWindow(
         row.id,
         WindowFacts(
@@ -218,10 +233,10 @@ def pending_window(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
             row.window_end,
             row.subject_contradicts,
             tuple(sorted(row.group_by.items())),
-            WindowSource(row.source),
+            source,
             row.record_at,
         ),
-        row.group_key,
+        part_key(row.group_key) if source is WindowSource.PART else row.group_key,
         row.value,
         row.revision,
         row.svix_id,

@@ -1,5 +1,7 @@
 """A correction that takes much away waits for an operator; what was booked stays until then."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -7,12 +9,21 @@ from typing import Any
 
 import pytest
 
-from app.ledger.approval import awaits_approval
+from app.ledger.approval import Part, awaits_approval
 from app.ledger.booker import Booker
 from app.ledger.status import StatusRepository
 from app.ledger.windows import PendingWindow
 from app.mapping.releases import ask
-from app.mapping.resolution import WindowFacts
+from app.mapping.resolution import WindowFacts, WindowSource
+from tests.ledger.asked import (
+    BOUNDARY,
+    DAY_LONG,
+    LAST,
+    MIDNIGHT,
+    SECOND,
+    Asked,
+    asked_world,
+)
 from tests.ledger.world import DAY, LINGER, Replica, World, at, row
 from tests.mapping.stripe_side import HOUR
 
@@ -230,3 +241,106 @@ async def test_what_is_not_on_a_record_yet_is_booked_as_it_is_told(
     )
     await tell(unmapped, replace(replica, booker=booker), 100, 3)
     assert await unmapped.parked() == {"no_subject_mapping": 1}
+
+
+def pieces(*values: object, scale: Fraction | None = Fraction(1)) -> list[Part]:
+    return [Part(Decimal(str(value)), scale) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "value", "parts", "awaits"),
+    [
+        ("SUM", "90", pieces(60, 40), False),
+        ("SUM", "89", pieces(60, 40), True),
+        ("SUM", "200", pieces(60, 40), False),
+        ("MAX", "50", pieces(60, 40), False),
+        ("MAX", "49", pieces(60, 40), True),
+        ("LATEST", "30", pieces(60, 40), False),
+        ("LATEST", "29", pieces(60, 40), True),
+        ("SUM", "79", pieces(60, 40, scale=Fraction(1, 2)), True),
+        ("SUM", "80", pieces(60, 40, scale=Fraction(1, 2)), False),
+        # One of them waits yet: by what is known of it.
+        ("SUM", "89", [*pieces(60, scale=None), *pieces(40)], True),
+        ("SUM", "0", pieces(60, 40, scale=None), False),
+    ],
+)
+def test_of_a_divided_window_the_whole_is_judged(
+    aggregation: str, value: str, parts: list[Part], awaits: bool
+) -> None:
+    revised = window(value, "0", usage_record_id=None, scale=None)
+    revised = replace(revised, facts=replace(revised.facts, aggregation=aggregation))
+    parked = awaits_approval(revised, above=ABOVE, parts=parts)
+    assert (parked is not None) is awaits
+    approved = replace(revised, approved_revision=2)
+    assert awaits_approval(approved, above=ABOVE, parts=parts) is None
+
+
+def test_a_part_is_not_judged_beside_its_window() -> None:
+    part = window("0")
+    part = replace(part, facts=replace(part.facts, source=WindowSource.PART))
+    assert awaits_approval(part, above=ABOVE) is None
+
+
+def day(value: int) -> dict[str, Any]:
+    """An entry of `usage`: the day of the boundary."""
+    return {
+        "value": str(value),
+        "windowStart": MIDNIGHT.isoformat(),
+        "windowEnd": (MIDNIGHT + DAY_LONG).isoformat(),
+    }
+
+
+@asynccontextmanager
+async def careful_days(world: World) -> AsyncIterator[Asked]:
+    """A day over the boundary is billed, 70 and 50, where more than ten units need approval."""
+    async with asked_world(world) as asked:
+        replica = asked.months.replica
+        booker = Booker(
+            replica.engine,
+            world.clock,
+            replica.mappings,
+            replica.snapshots,
+            linger=LINGER,
+            rules=world.rules,
+            approve_reductions_above=ABOVE,
+        )
+        asked.months.replica = replace(replica, booker=booker)
+        asked.use(BOUNDARY - SECOND, 70)
+        asked.use(BOUNDARY, 50)
+        world.clock.set(MIDNIGHT + DAY_LONG + HOUR)
+        await asked.begin(BOUNDARY, LAST)
+        await world.deliver(day(120))
+        await asked.settle()
+        assert await asked.wanted() == 120
+        yield asked
+
+
+async def test_a_divided_window_that_falls_waits_whole(
+    world: World, status: StatusRepository
+) -> None:
+    async with careful_days(world) as asked:
+        await world.deliver(day(30))
+        await asked.settle()
+        assert await world.parked() == {"needs_approval": 1}
+        assert [w["state"] for w in await asked.windows("part")] == ["booked", "booked"]
+        assert await asked.wanted() == 120
+        assert await asked.billed() == {BOUNDARY: 120}
+        await status.release_windows(reason="needs_approval", ids=[])
+        await asked.settle()
+        assert await world.parked() == {}
+        assert sum(w["value"] for w in await asked.windows("part")) == 30
+        assert await asked.wanted() == 30
+
+
+async def test_units_that_go_from_one_part_to_the_other_need_no_approval(world: World) -> None:
+    async with careful_days(world) as asked:
+        asked.use(BOUNDARY - SECOND, 40, arrived=world.clock.now())
+        asked.use(BOUNDARY, -40, arrived=world.clock.now())
+        await world.deliver(day(121))
+        await asked.settle()
+        assert [(w["value"], w["state"]) for w in await asked.windows("part")] == [
+            (110, "booked"),
+            (11, "booked"),
+        ]
+        assert await world.parked() == {}
+        assert await asked.wanted() == 121

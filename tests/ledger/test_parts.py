@@ -13,6 +13,7 @@ from app.db import transaction
 from app.ledger import questions
 from app.ledger.querying import ASK_AGAIN, PATIENCE, Querier, divided, undivided
 from app.ledger.questions import LEASE
+from app.ledger.unforeseen import UNFORESEEN_RETRY
 from app.mapping.models import LatePolicy
 from tests.ledger.asked import (
     BOUNDARY,
@@ -26,7 +27,7 @@ from tests.ledger.asked import (
     asked_world,
 )
 from tests.ledger.months import Line
-from tests.ledger.world import World
+from tests.ledger.world import ONE_CUSTOMER, World
 from tests.mapping.stripe_side import HOUR, item, snapshot
 from tests.openmeter_side.answers import unavailable
 from tests.openmeter_side.serving import client_of
@@ -429,3 +430,100 @@ async def test_a_line_for_each_period(asked: Asked) -> None:
     await asked.report(MIDNIGHT, MIDNIGHT + 13 * HOUR, "HOUR")
     assert await asked.windows("part") == []
     assert await asked.months.months() == {BOUNDARY: Line(3)}
+
+
+@pytest.mark.parametrize("bounds", [(MIDNIGHT, BOUNDARY), (BOUNDARY, AFTER)])
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_window_with_the_bounds_of_a_part_is_not_taken_for_it(
+    unmapped: World, bounds: tuple[datetime, datetime], before: bool
+) -> None:
+    """Two reports on one meter: what the other one tells is parked, and the day divided."""
+    start, end = bounds
+    other = {"value": "7", "windowStart": start.isoformat(), "windowEnd": end.isoformat()}
+    async with asked_world(unmapped) as asked:
+        asked.use(BOUNDARY - SECOND, 4)
+        asked.use(BOUNDARY, 6)
+        unmapped.clock.set(AFTER + MINUTE)
+        await asked.begin(BOUNDARY, LAST)
+        if not before:
+            await unmapped.apply(ONE_CUSTOMER)
+        await tell_day(asked, 10)
+        await unmapped.deliver(other)
+        await asked.settle()
+        if before:
+            await unmapped.apply(ONE_CUSTOMER)
+            await asked.settle()
+        assert await parts(asked) == [
+            (MIDNIGHT, BOUNDARY, Decimal(4), "booked"),
+            (BOUNDARY, AFTER, Decimal(6), "booked"),
+        ]
+        whole, told = sorted(await asked.windows("webhook"), key=lambda w: w["id"])
+        assert (told["state"], told["reason"]) == ("parked", "overlaps_window")
+        assert f"overlaps window {whole['id']} " in told["detail"]
+        assert await asked.billed() == {BOUNDARY: 10}
+        assert await asked.months.carries() == [4]
+        await tell_day(asked, 12)
+        assert [value for *_, value, _ in await parts(asked)] == [4, 8]
+
+
+async def test_a_window_that_lacks_a_part_is_billed_whole_and_says_so(asked: Asked) -> None:
+    asked.side.fail(unavailable(), times=1)
+    await over_the_boundary(asked)
+    await asked.world.run(
+        "delete from usage_windows where source = 'part' and window_start = :start", start=MIDNIGHT
+    )
+    asked.world.clock.advance(ASK_AGAIN)
+    requests = len(asked.side.requests)
+    await asked.settle()
+    [last] = await asked.windows("part")
+    assert (last["value"], last["state"]) == (10, "booked")
+    assert (last["slipped_from"], last["slipped_to"]) == (MIDNIGHT, BOUNDARY)
+    assert len(asked.side.requests) == requests
+
+
+async def test_parts_wait_for_a_window_that_was_set_aside(asked: Asked) -> None:
+    """They are not claimed again and again meanwhile, and are asked for when it is released."""
+    asked.side.fail(unavailable(), times=1)
+    await over_the_boundary(asked)
+    [whole] = await asked.windows("webhook")
+    await asked.world.run(
+        "update usage_windows set state = 'parked', reason = 'booking_failed' where id = :id",
+        id=whole["id"],
+    )
+    asked.world.clock.advance(LEASE)
+    before = [w["retry_at"] for w in await asked.windows("part")]
+    await asked.settle()
+    found = await asked.windows("part")
+    assert [(w["state"], w["retry_at"]) for w in found] == [("pending", at) for at in before]
+    await asked.world.run(
+        "update usage_windows set state = 'pending', reason = null where id = :id", id=whole["id"]
+    )
+    await asked.settle()
+    assert [(value, state) for *_, value, state in await parts(asked)] == [
+        (4, "booked"),
+        (6, "booked"),
+    ]
+
+
+async def test_a_question_that_fails_as_nobody_foresaw_keeps_no_other_one(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.side.meter("tokens", group_by=("model",))
+    for model in ("a", "b"):
+        asked.use(BOUNDARY, 1, group={"model": model})
+    query = asked.client.query
+
+    async def fails(meter: str, **named: Any) -> Any:
+        if named["filter_group_by"] == {"model": "a"}:
+            raise KeyError
+        return await query(meter, **named)
+
+    monkeypatch.setattr(asked.client, "query", fails)
+    asked.world.clock.set(AFTER + MINUTE)
+    await asked.begin(BOUNDARY, LAST)
+    await asked.report(MIDNIGHT, AFTER, group_by=["model"])
+    found = {
+        (w["group_by"]["model"], w["state"], w["retry_at"]) for w in await asked.windows("part")
+    }
+    later = asked.world.clock.now() + UNFORESEEN_RETRY
+    assert found == {("a", "pending", later), ("b", "booked", None)}
