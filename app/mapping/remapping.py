@@ -29,7 +29,7 @@ from app.mapping.standing import Changed, mark_moving, standing_usage
 from app.mapping.units import exact_text
 
 # They are marked in one transaction, which stops all booking, and each is sent twice.
-MOST_WINDOWS = 200_000
+MOST_WINDOWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """Usage that stands on records, as a change of the mappings sees it, and what moves. SQL only.
 
 A subject's windows are found by the unique key, which begins with the meter: the meters are few,
-and are found by going from one to the next. Subjects are looked at in portions, each far below the
-statement timeout.
+and are found by going from one to the next; so are the subjects of a meter. Subjects are looked at
+in portions, each far below the statement timeout.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -20,7 +20,9 @@ from app.mapping.moving import Obstacle, PlaceOfUsage, Span, StandingUsage
 from app.mapping.releases import KEY_ORDER
 
 MOVING: Final = "moving"
-SUBJECTS_AT_ONCE = 1_000
+# Of 300 windows each: half a second to look at, two to mark. A thousand took longer than the
+# statement timeout.
+SUBJECTS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def _within(span: str) -> str:
 
 
 # The windows that a change may move, each with the subscription that pays for it by the new
-# mappings. A subject that is not given has the mappings that stand.
+# mappings: by those that stand where its subject is unchanged.
 _PLACED: Final = f"""
     with recursive meters as (
         select min(meter) as meter from usage_windows
@@ -60,8 +62,10 @@ _PLACED: Final = f"""
         select * from unnest(
             cast(:given_subjects as text[]), cast(:given_subscriptions as text[]),
             cast(:given_starts as timestamptz[]), cast(:given_ends as timestamptz[])
-        ) as t (subject, subscription, starts, ends)),
-    named as (select distinct subject from given),
+        ) as t (subject, subscription, starts, ends)
+        union all
+        select subject, subscription, valid_from, valid_to from subject_mappings
+        where subject = any(cast(:unchanged as text[]))),
     found as (
         select w.id, true as respanned
         from unnest(cast(:subjects as text[])) as s (subject)
@@ -71,19 +75,26 @@ _PLACED: Final = f"""
           and exists (select 1 from spans t where t.subject = w.subject and {_within("t")})
         union all
         select w.id, false from usage_windows w
-        where w.meter = any(cast(:meters as text[])) and w.usage_record_id is not null
+        where w.meter = any(cast(:meters as text[]))
+          and w.subject = any(cast(:meter_subjects as text[])) and w.usage_record_id is not null
           and not exists (select 1 from spans t where t.subject = w.subject and {_within("t")})),
     placed as (
-        select w.id, f.respanned,
-               case when n.subject is null then s.subscription else g.subscription end
-                   as to_subscription
+        select w.id, f.respanned, g.subscription as to_subscription
         from found f join usage_windows w on w.id = f.id
-        left join named n on n.subject = w.subject
-        left join given g on g.subject = w.subject and {_within("g")}
-        left join (select subject, subscription, valid_from as starts, valid_to as ends
-                   from subject_mappings) s
-            on n.subject is null and s.subject = w.subject and {_within("s")})
+        left join given g on g.subject = w.subject and {_within("g")})
 """  # noqa: S608 - constants of this module
+
+_SUBJECTS_OF_METER = text(
+    """
+    with recursive subjects as (
+        select min(subject) as subject from usage_windows where meter = :meter
+        union all
+        select (select min(w.subject) from usage_windows w
+                where w.meter = :meter and w.subject > s.subject)
+        from subjects s where s.subject is not null)
+    select subject from subjects where subject is not null
+    """
+)
 
 # Nothing has to come down where Stripe holds nothing, and nothing was carried.
 _STANDING = text(
@@ -140,7 +151,7 @@ async def standing_usage(
 ) -> list[StandingUsage]:
     """What stands where the mappings change."""
     found = []
-    for parameters in _portions(changed):
+    async for parameters in _portions(connection, changed):
         rows = await connection.execute(_STANDING, {**parameters, "now": now})
         found += [_usage(row) for row in rows]
     return found
@@ -162,41 +173,50 @@ async def mark_moving(
         "place_subscriptions": [place.to_subscription for place in places],
     }
     marked = 0
-    for parameters in _portions(changed):
+    async for parameters in _portions(connection, changed):
         marked += (await connection.execute(_MARK, parameters | named)).rowcount
     return marked
 
 
-def _portions(changed: Changed) -> Iterator[dict[str, list[Any]]]:
-    """The parameters of `_PLACED`: a portion of the subjects each, and at last the meters."""
-    names = sorted(changed.spans)
-    for first in range(0, len(names), SUBJECTS_AT_ONCE):
-        subjects = names[first : first + SUBJECTS_AT_ONCE]
-        spans = {subject: changed.spans[subject] for subject in subjects}
-        given = {subject: changed.given[subject] for subject in subjects}
-        yield _parameters(subjects, spans, given, ())
-    if changed.meters:
-        yield _parameters((), changed.spans, changed.given, sorted(changed.meters))
+async def _portions(
+    connection: AsyncConnection, changed: Changed
+) -> AsyncIterator[dict[str, list[Any]]]:
+    """The parameters of `_PLACED`: subjects that are changed, and those of changed meters."""
+    for subjects in _some(changed.spans):
+        yield _parameters(changed, subjects=subjects)
+    for meter in sorted(changed.meters):
+        rows = await connection.execute(_SUBJECTS_OF_METER, {"meter": meter})
+        for subjects in _some(rows.scalars().all()):
+            yield _parameters(changed, meter=meter, meter_subjects=subjects)
+
+
+def _some(subjects: Collection[str]) -> list[list[str]]:
+    ordered = sorted(subjects)
+    return [ordered[n : n + SUBJECTS_AT_ONCE] for n in range(0, len(ordered), SUBJECTS_AT_ONCE)]
 
 
 def _parameters(
-    subjects: Sequence[str],
-    spans: Mapping[str, Iterable[Span]],
-    given: Mapping[str, Iterable[SubjectMapping]],
-    meters: Sequence[str],
+    changed: Changed,
+    *,
+    subjects: Sequence[str] = (),
+    meter: str | None = None,
+    meter_subjects: Sequence[str] = (),
 ) -> dict[str, list[Any]]:
-    flat = [(subject, span) for subject, found in spans.items() for span in found]
-    mappings = [mapping for found in given.values() for mapping in found]
+    names = [*subjects, *meter_subjects]
+    spans = [(name, span) for name in names for span in changed.spans.get(name, ())]
+    mappings = [mapping for name in names for mapping in changed.given.get(name, ())]
     return {
         "subjects": list(subjects),
-        "meters": list(meters),
-        "span_subjects": [subject for subject, _ in flat],
-        "span_starts": [span.start for _, span in flat],
-        "span_ends": [span.end for _, span in flat],
+        "meters": [] if meter is None else [meter],
+        "meter_subjects": list(meter_subjects),
+        "span_subjects": [name for name, _ in spans],
+        "span_starts": [span.start for _, span in spans],
+        "span_ends": [span.end for _, span in spans],
         "given_subjects": [mapping.subject for mapping in mappings],
         "given_subscriptions": [mapping.subscription for mapping in mappings],
         "given_starts": [mapping.valid_from for mapping in mappings],
         "given_ends": [mapping.valid_to for mapping in mappings],
+        "unchanged": [name for name in names if name not in changed.given],
     }
 
 
