@@ -1,6 +1,8 @@
 """Every unit on the right bill: late usage, combinations, history, thresholds.
 
-What stands keeps its meaning, and a program of the release before goes on working beside this one.
+What stands keeps its meaning, and a program of the release before goes on working beside this one
+as long as nothing asks OpenMeter and no mapping moves usage: it books windows that wait for an
+answer, or for their old place to come down, and it carries nothing.
 
 Revision: 0002, after 0001
 """
