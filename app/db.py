@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError
+from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError, StatementTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,12 @@ def is_unavailable(error: BaseException) -> bool:
     return False
 
 
+def timed_out(error: BaseException) -> bool:
+    """Whether a statement was cancelled, as after its timeout; locks have one of their own."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None) == "57014"
+
+
 def among(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
     """`column = any(values)`: one parameter however many values (PostgreSQL takes 32,767)."""
     return column == any_(literal(list(values), ARRAY(Text)))
@@ -120,12 +126,15 @@ def among(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bo
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """One transaction: committed at the end, rolled back on any error.
 
-    Raises DatabaseUnavailable where the database is at fault; other errors pass.
+    Raises DatabaseUnavailable where the database is at fault (StatementTimeout, one of these, where
+    it may as well be the statement); other errors pass.
     """
     try:
         async with engine.begin() as connection:
             yield connection
     except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if timed_out(error):
+            raise StatementTimeout from error
         if is_unavailable(error):
             raise DatabaseUnavailable from error
         raise

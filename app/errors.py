@@ -8,6 +8,7 @@ and what the reader can do next. The edge (`app.routers.problems`) maps the tree
     ├── SettingsError                  a setting is wrong or missing: the program does not start
     ├── SchemaBehind                   the database needs `meterbridge migrate`
     ├── DatabaseUnavailable   503      try again; nothing was changed
+    │   └── StatementTimeout  503      the same, of a statement that took too long
     ├── Overloaded            503      the inbox is full; try again
     ├── NotConfigured         503      a secret or token that this route needs is not set
     ├── Unauthorized          401      no or wrong admin token
@@ -69,6 +70,14 @@ class DatabaseUnavailable(MeterbridgeError):
     slug = "database-unavailable"
     title = "The database is not available"
     retry_after = 5
+
+
+class StatementTimeout(DatabaseUnavailable):
+    """A statement took longer than it may; nothing was changed.
+
+    The database may be slow for the moment, or the statement always: whoever has neighbours to
+    think of must not try the same for ever.
+    """
 
 
 class Overloaded(MeterbridgeError):

@@ -22,7 +22,7 @@ from app.db import (
     is_unavailable,
     transaction,
 )
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, StatementTimeout
 
 
 class Answer(Exception):
@@ -106,6 +106,31 @@ async def test_a_killed_session_is_an_absent_database(engine: AsyncEngine) -> No
             await connection.execute(text("select pg_terminate_backend(pg_backend_pid())"))
     async with transaction(engine) as connection:  # the pool has noticed
         assert await connection.scalar(text("select 1")) == 1
+
+
+async def _run(engine: AsyncEngine, *statements: str) -> None:
+    async with transaction(engine) as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+async def test_a_statement_that_takes_too_long_has_an_error_of_its_own(
+    engine: AsyncEngine,
+) -> None:
+    """Whoever waits for the database waits for this, too; who has neighbours tells it apart."""
+    with pytest.raises(StatementTimeout) as caught:
+        await _run(engine, "set local statement_timeout = '20ms'", "select pg_sleep(5)")
+    assert isinstance(caught.value, DatabaseUnavailable)
+    assert (caught.value.status, caught.value.slug) == (503, DatabaseUnavailable.slug)
+
+
+async def test_a_lock_that_does_not_come_is_not_a_slow_statement(engine: AsyncEngine) -> None:
+    async with transaction(engine) as holder:
+        lock = "select pg_advisory_xact_lock(1)"
+        await holder.execute(text(lock))
+        with pytest.raises(DatabaseUnavailable) as caught:
+            await _run(engine, "set local lock_timeout = '20ms'", lock)
+    assert type(caught.value) is DatabaseUnavailable
 
 
 async def test_no_server_is_an_absent_database(server_url: URL) -> None:

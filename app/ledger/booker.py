@@ -125,7 +125,11 @@ class Booker:
         it: a delivery as `failed`, a window parked as `booking_failed`.
         """
         try:
-            await self._wake()
+            async with transaction(self._engine) as connection:
+                await release_some(connection, limit=WINDOWS_PER_BATCH)
+                await wake_moving(connection, limit=WINDOWS_PER_BATCH)
+                if not self._queries:  # what was divided while there was somebody to ask counts
+                    await ask_nobody(connection, self._clock.now())
         except UNFORESEEN:
             logger.exception("what waits could not be woken; what is here is booked")
         try:
@@ -146,13 +150,6 @@ class Booker:
         for window in slow.windows:
             done += await self._book_windows([window])
         return done
-
-    async def _wake(self) -> None:
-        async with transaction(self._engine) as connection:
-            await release_some(connection, limit=WINDOWS_PER_BATCH)
-            await wake_moving(connection, limit=WINDOWS_PER_BATCH)
-            if not self._queries:  # what was divided while there was somebody to ask still counts
-                await ask_nobody(connection, self._clock.now())
 
     async def _waiting(self) -> tuple[list[int], list[int]]:
         """The ids of what a batch would take."""
@@ -182,10 +179,7 @@ class Booker:
             return Round(deliveries=len(still))
 
     async def _book_windows(self, windows: Sequence[int], slow: _Slow | None = None) -> Round:
-        """Book pending windows, half by half where they fail, and set the culprit aside.
-
-        One that takes too long is left in `slow`.
-        """
+        """Book pending windows, half by half where they fail; the culprit is treated the same."""
         if not windows:
             return Round()
         try:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,9 +13,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import create_engine
+from app.db import create_engine, transaction
 from app.errors import DatabaseUnavailable, Overloaded
-from app.inbox.delivery import Receipt
+from app.inbox.delivery import Delivery, Receipt
+from app.inbox.repository import DeliveryRepository
 from app.inbox.writer import Inbox, InboxLimits
 from tests.inbox.deliveries import FAULTS, delivery, stored
 
@@ -176,6 +177,27 @@ async def test_without_our_schema_it_is_not_available(engine: AsyncEngine) -> No
             await inbox.accept(delivery())
         async with engine.begin() as connection:
             await connection.execute(text("alter table elsewhere rename to deliveries"))
+        assert await inbox.accept(delivery()) is Receipt.ACCEPTED
+
+
+async def test_a_statement_that_takes_too_long_is_sent_again(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is answered as an absent database is, and stores nothing."""
+    store = DeliveryRepository.store
+
+    async def slow(repository: DeliveryRepository, deliveries: Sequence[Delivery]) -> object:
+        async with transaction(engine) as connection:
+            await connection.execute(text("set local statement_timeout = '20ms'"))
+            await connection.execute(text("select pg_sleep(5)"))
+        return await store(repository, deliveries)
+
+    async with running(engine) as inbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(DeliveryRepository, "store", slow)
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await inbox.accept(delivery())
+        assert caught.value.status == 503
         assert await inbox.accept(delivery()) is Receipt.ACCEPTED
 
 

@@ -3,7 +3,9 @@
 import logging
 
 import pytest
+from sqlalchemy import text
 
+from app.errors import StatementTimeout
 from app.ledger import booker, recording, resolving
 from app.ledger import records as store
 from app.ledger.placing import Rewritten, rewrite
@@ -113,6 +115,95 @@ async def test_after_a_release_a_window_that_was_set_aside_is_booked(
     assert await status.release_windows(reason="booking_failed", ids=[]) == 1
     await replica.book()
     assert await world.wanted() == {at(0): 7}
+
+
+class Sluggish:
+    """A database on which the statements for some subjects take too long, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *subjects: str, times: int = 1000) -> None:
+        self.subjects, self.times = frozenset(subjects), times
+        monkeypatch.setattr(booker, "record", self.record)
+
+    async def record(self, connection, targets, standing, **named):  # type: ignore[no-untyped-def]
+        """A statement that is cancelled, or booking as ever."""
+        met = any(window.facts.subject in self.subjects for window, _ in targets)
+        if met and self.times > 0:
+            self.times -= 1
+            await connection.execute(text("set local statement_timeout = '5ms'"))
+            await connection.execute(text("select pg_sleep(5)"))
+        return await recording.record(connection, targets, standing, **named)
+
+
+async def test_what_always_takes_too_long_is_set_aside_and_its_neighbours_are_booked(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.apply("subjects: [{subject: slow, subscription: sub_1}]")
+    await replica.read(["sub_1"])
+    await world.deliver(row(0, 1))
+    await world.deliver(row(1, 7), subject="slow")
+    await world.deliver(row(2, 2))
+    Sluggish(monkeypatch, "slow")
+    await replica.book()
+    assert await world.deliveries() == {"booked": 2, "failed": 1}
+    [failed] = await world.rows("select faults from deliveries where state = 'failed'")
+    assert failed["faults"] == [{"path": "", "message": "StatementTimeout"}]
+    assert await world.wanted() == {at(0): 1, at(2): 2}
+
+
+async def test_a_pending_window_that_always_takes_too_long_is_parked(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.apply("subjects: [{subject: slow, subscription: sub_1}]")
+    await world.deliver(*(row(hour, 1) for hour in range(5)))
+    await world.deliver(row(2, 7), subject="slow")
+    await replica.booker.book()  # all wait for the subscription
+    await replica.read(["sub_1"])
+    Sluggish(monkeypatch, "slow")
+    await replica.booker.book()
+    assert await world.states() == {"booked": 5, "parked": 1}
+    assert await world.parked() == {"booking_failed": 1}
+
+
+async def test_what_took_too_long_for_a_moment_is_booked(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.apply("subjects: [{subject: slow, subscription: sub_1}]")
+    await replica.read(["sub_1"])
+    await world.deliver(row(1, 7), subject="slow")
+    await world.deliver(row(2, 2))
+    Sluggish(monkeypatch, "slow", times=2)  # in the batch, and by itself
+    await replica.book()
+    assert await world.deliveries() == {"booked": 2}
+    assert await world.wanted() == {at(1): 7, at(2): 2}
+
+
+async def test_where_everything_takes_too_long_nothing_is_set_aside(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is slow for a while must not leave work for an operator."""
+    await replica.read(["sub_1"])
+    await world.deliver(row(0, 1))
+    await world.deliver(row(1, 2))
+    sluggish = Sluggish(monkeypatch, "customer-1")
+    for _ in range(2):
+        with pytest.raises(StatementTimeout):
+            await replica.booker.book()
+        assert await world.deliveries() == {"received": 2}
+    sluggish.times = 0
+    await replica.book()
+    assert await world.wanted() == {at(0): 1, at(1): 2}
+
+
+async def test_booking_goes_on_where_waking_takes_too_long(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(*_: object, **__: object) -> int:
+        raise StatementTimeout
+
+    monkeypatch.setattr(booker, "release_some", slow)
+    await world.deliver(row(0, 1))
+    await replica.book()
+    assert await world.wanted() == {at(0): 1}
 
 
 async def test_a_revision_that_raises_leaves_what_is_booked_as_it_was(
