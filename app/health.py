@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import ProgramSchema, SchemaState, current_revision, transaction
+from app.ledger.status import OLDEST_UNSENT
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,7 @@ class Health:
                     text("select stopped, reason, since from stripe_line where id = 1")
                 )
             ).one()
-            oldest: datetime | None = await connection.scalar(
-                text("select min(unsent_since) from usage_records where state = 'due'")
-            )
+            oldest: datetime | None = await connection.scalar(text(f"select {OLDEST_UNSENT}"))
             # The first by id: the index on what is received gives it without looking at the rest.
             unbooked: datetime | None = await connection.scalar(
                 text(

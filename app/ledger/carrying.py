@@ -36,6 +36,8 @@ from app.mapping.snapshots import Snapshots
 logger = logging.getLogger(__name__)
 
 RECORDS_AT_ONCE = 500
+# Each is a transaction or two, and booking waits meanwhile: at a month's end hundreds are late.
+PERIODS_AT_ONCE = 20
 # A subscription that cannot be read, or whose next period is not there yet, is looked at again.
 LOOK_AGAIN = timedelta(seconds=10)
 PERIOD_CLOSED = "period_closed"
@@ -85,6 +87,7 @@ class Carrier:
         now = self._clock.now()
         async with transaction(self._engine) as connection:
             late = await late_store.late_periods(connection, now, limit=RECORDS_AT_ONCE)
+        late = late[:PERIODS_AT_ONCE]
         if not late:
             return Carried()
         snapshots = await self._snapshots.known(sorted({period.subscription for period in late}))

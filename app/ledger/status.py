@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -12,6 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.db import transaction
 from app.mapping import snapshots
 from app.mapping.releases import ask, release_named
+
+# What is late and not carried is as unsent as what is due.
+OLDEST_UNSENT: Final = """
+    least((select min(unsent_since) from usage_records where state = 'due'),
+          (select min(unsent_since) from usage_records where state = 'late'))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +125,18 @@ class StatusRepository:
             row = (
                 await connection.execute(
                     text(
-                        """
+                        f"""
                         select
                           (select count(*) from deliveries where state = 'received') as deliveries,
                           (select count(*) from usage_windows where state = 'pending')
                               + (select count(*) from window_releases) as windows,
                           (select count(*) from usage_records where state in ('due', 'late'))
                               as records,
-                          (select min(unsent_since) from usage_records where state = 'due')
-                              as oldest_unsent,
+                          {OLDEST_UNSENT} as oldest_unsent,
                           (select count(*) from usage_windows where state = 'parked')
                               + (select count(*) from usage_records where state = 'held')
                               as set_aside
-                        """
+                        """  # noqa: S608 - a constant
                     )
                 )
             ).one()
@@ -149,9 +154,7 @@ class StatusRepository:
             held = await _counts(
                 connection, "select reason, count(*) from usage_records where state = 'held'"
             )
-            oldest = await connection.scalar(
-                text("select min(unsent_since) from usage_records where state = 'due'")
-            )
+            oldest = await connection.scalar(text(f"select {OLDEST_UNSENT}"))
         return Summary(deliveries, windows, parked, records, held, oldest)
 
     async def line(self) -> LineRow:
