@@ -33,4 +33,5 @@ def test_no_advisory_lock_is_taken_under_a_number_without_a_name() -> None:
         for argument in taken.findall(source.read_text(encoding="utf-8"))
     ]
     assert len(arguments) >= 4
-    assert set(arguments) == {":key"}
+    # PostgreSQL keeps pairs of numbers apart from single ones.
+    assert set(arguments) <= {":key", ":space, :key"}
