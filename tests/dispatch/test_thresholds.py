@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from sqlalchemy.engine import URL
 
 from app.bootstrap import Services
+from tests.dispatch.bridging import AT, bridge, deliver, drained
 from tests.dispatch.ledger import SeededLedger
 from tests.dispatch.stripe_side import StripeSide
-from tests.dispatch.test_item_gone import AT, bridge, deliver, drained
 from tests.dispatch.workers import until
 
 

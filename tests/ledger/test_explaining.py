@@ -136,7 +136,9 @@ async def test_a_carry_out_of_a_closed_period(written: Written, asking: Asking) 
         (3, "msg_late"),
         (-1, "msg_late"),
     ]
-    assert found.period.carries[0].destination.period_start == PERIOD_END
+    destination = found.period.carries[0].destination
+    assert destination is not None
+    assert destination.period_start == PERIOD_END
 
 
 async def test_a_carry_into_the_current_period(written: Written, asking: Asking) -> None:

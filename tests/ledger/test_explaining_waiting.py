@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -112,7 +113,7 @@ async def test_what_a_mapping_moves_is_told_at_its_old_place_until_it_is_booked(
     written: Written, asking: Asking
 ) -> None:
     old = await written.record(await written.period(), DAY, 9, state="due")
-    moving = {"state": "pending", "reason": "moving", "moving_from": old}
+    moving: dict[str, Any] = {"state": "pending", "reason": "moving", "moving_from": old}
     marked = await written.window(DAY, 9, old, **moving)
     left = await written.window(DAY + HOUR, 4, **moving)
     found = await asking.item()
