@@ -3,13 +3,13 @@
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import ProgramSchema, SchemaState, current_revision, transaction
-from app.ledger.status import OLDEST_UNSENT
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +18,12 @@ UNSENT_TOO_LONG = timedelta(minutes=15)
 # Booking waits for nobody: what is not booked by then, nobody books.
 UNBOOKED_TOO_LONG = timedelta(minutes=15)
 REPLICA_FORGOTTEN = timedelta(days=1)
+
+# What is late and not carried is as unsent as what is due.
+OLDEST_UNSENT: Final = """
+    least((select min(unsent_since) from usage_records where state = 'due'),
+          (select min(unsent_since) from usage_records where state = 'late'))
+"""
 
 
 @dataclass(frozen=True, slots=True)

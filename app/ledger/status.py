@@ -4,20 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import transaction
+from app.health import OLDEST_UNSENT
 from app.mapping import snapshots
 from app.mapping.releases import ask, release_named
-
-# What is late and not carried is as unsent as what is due.
-OLDEST_UNSENT: Final = """
-    least((select min(unsent_since) from usage_records where state = 'due'),
-          (select min(unsent_since) from usage_records where state = 'late'))
-"""
 
 
 @dataclass(frozen=True, slots=True)
