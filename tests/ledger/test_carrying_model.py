@@ -107,6 +107,7 @@ async def months(world: World) -> AsyncIterator[Months]:
 
 
 # Shrinking takes minutes here, and a failing example is small enough as it is found.
+@pytest.mark.timeout(400)
 @settings(
     max_examples=15,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

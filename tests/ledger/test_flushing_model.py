@@ -142,8 +142,10 @@ async def run(asked: Asked, case: Case) -> None:
     await asked.settle()
 
 
+# An example takes seconds, and CI's machine may be a slow one.
+@pytest.mark.timeout(400)
 @settings(
-    max_examples=25,
+    max_examples=15,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
