@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint format bench lock clean help
+.PHONY: demo run test lint format bench simulate lock clean help
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ format: $(STAMP) ## Format and fix what can be fixed
 bench: $(STAMP) ## Measure (nothing yet: see CHANGELOG.md)
 	@test -d bench || { echo "no benchmarks yet: see CHANGELOG.md, 'Not yet here'"; exit 1; }
 	$(BIN)/python -m bench
+
+simulate: $(STAMP) ## A year of 50 subscriptions on a movable clock; writes docs/periods.md
+	$(BIN)/python -m tests.simulation $(ARGS)
 
 lock: $(STAMP) ## Renew the hash-checked lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra embedded --group dev pyproject.toml -o requirements/dev.txt

@@ -2,16 +2,19 @@
 
 Usage is billed too late or not at all, never before it was used: so what has crossed the end of a
 period is all that was used up to there, less all that was billed up to there. Of that, two things
-are told apart: what OpenMeter itself only knew when the period had closed (nobody could have billed
-it in time), and what is on no bill because it is parked or held, in plain sight.
+are told apart: late events, which nobody told before the period had closed, and what is on no bill
+because it is parked or held, in plain sight.
 """
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from tests.simulation.driver import Run, Unbilled
 from tests.simulation.plans import UNANNOUNCED, Kind, Plan, Sync
+from tests.simulation.schedule import Report
 from tests.simulation.stripe import BilledPeriod
 from tests.simulation.usage import MICROSECONDS, Used
 from tests.simulation.world import Course
@@ -21,20 +24,26 @@ from tests.simulation.world import Course
 class Crossing:
     """What was billed after the end of its period.
 
-    `units`: all. `unknown`: of them, what OpenMeter knew only after the grace. `announced`: the
-    end of the period was known before.
+    `units`: all. `late`: what OpenMeter itself knew only after the grace, or learned after it had
+    reported the window and corrected after the grace. `announced`: the end of the period was known
+    before.
     """
 
     plan: Plan
     at: int
     units: int
-    unknown: int
+    late: int
     announced: bool
 
     @property
+    def avoidable(self) -> int:
+        """Units in the wrong period that were known in time; what was billed too early, too."""
+        return max(self.units - self.late, 0) if self.units >= 0 else -self.units
+
+    @property
     def avoidable_seconds(self) -> float:
-        """Usage in the wrong period that was known in time, in seconds of usage."""
-        return abs(self.units - self.unknown) / self.plan.units_per_second
+        """The same in seconds of usage."""
+        return self.avoidable / self.plan.units_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ def accounts(course: Course, run: Run, *, grace: int) -> list[Account]:
             course.usage[plan.number],
             run.periods[plan.number],
             run.unbilled.get(plan.number, []),
+            told_at(course, plan),
             grace,
         )
         for plan in course.plans
@@ -72,6 +82,7 @@ def _account(
     used: Sequence[Used],
     periods: Sequence[BilledPeriod],
     unbilled: Sequence[Unbilled],
+    told: Sequence[int | None],
     grace: int,
 ) -> Account:
     billed = list(accumulate(period.billed for period in periods))
@@ -89,7 +100,15 @@ def _account(
                 sum(event.units for event in before)
                 - billed[number]
                 - sum(entry.units for entry in unbilled if entry.at <= period.end),
-                sum(event.units for event in before if event.arrived > known_by),
+                sum(
+                    event.units
+                    for event, corrected in zip(used, told, strict=True)
+                    if event.at <= end
+                    and (
+                        event.arrived > known_by
+                        or (corrected is not None and corrected * MICROSECONDS > known_by)
+                    )
+                ),
                 plan.kind not in UNANNOUNCED or period.end not in plan.changes,
             )
         )
@@ -102,6 +121,25 @@ def _account(
     )
 
 
+def told_at(course: Course, plan: Plan) -> list[int | None]:
+    """For each event: when the correction that told it arrived; None where none was needed."""
+    reports: dict[int, list[Report]] = defaultdict(list)
+    for report in course.reports:
+        if report.number == plan.number:
+            reports[report.start].append(report)
+    starts = sorted(reports)
+    found: list[int | None] = []
+    for event in course.usage[plan.number]:
+        runs = reports[starts[bisect_right(starts, event.at // MICROSECONDS) - 1]]
+        first = min(runs, key=lambda report: report.run)
+        if event.arrived <= first.run * MICROSECONDS:
+            found.append(None)
+            continue
+        knowing = [r.arrives for r in runs if event.arrived <= r.run * MICROSECONDS]
+        found.append(min(knowing))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A row of the table: some customers taken together."""
@@ -111,7 +149,7 @@ class Line:
     mean_seconds: float
     worst_seconds: float
     wrong_units: int
-    unknown_units: int
+    late_units: int
     unbilled: int
     lost: int
     doubled: int
@@ -131,8 +169,8 @@ def line(name: str, of: Sequence[Account], *, announced: bool | None = None) -> 
         len(crossings),
         sum(seconds) / len(seconds) if seconds else 0.0,
         max(seconds, default=0.0),
-        sum(abs(crossing.units - crossing.unknown) for crossing in crossings),
-        sum(crossing.unknown for crossing in crossings),
+        sum(crossing.avoidable for crossing in crossings),
+        sum(crossing.late for crossing in crossings),
         sum(account.unbilled for account in of),
         sum(max(account.lost, 0) for account in of),
         sum(max(-account.lost, 0) for account in of),
