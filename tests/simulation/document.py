@@ -186,8 +186,8 @@ end of a period:
 _UNANNOUNCED = """
 Late events are not in these figures, in none of the ways: those that OpenMeter itself learns of
 only after the period's end and Stripe's grace, and those that it learns of after it has reported
-their window, and corrects after the period's end. (A flush asks for what no window has told yet; it does
-not ask again for what is told.) meterbridge carries both forward.
+their window, and corrects after the period's end. (A flush asks for what no window has told yet; it
+does not ask again for what is told.) meterbridge carries both forward.
 
 ## Ends that nobody announces
 
