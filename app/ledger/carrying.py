@@ -104,8 +104,7 @@ class Carrier:
                 continue
             if settled is None:
                 needed.add(period.subscription)
-                overdue = timedelta(0) if snapshot is None else _overdue(snapshot, now)
-                await self._postpone(period, now + max(LOOK_AGAIN, overdue / 2))
+                await self._postpone(period, now + _patience(snapshot, now))
             else:
                 done += settled
         return Carried(done, frozenset(needed))
@@ -247,6 +246,18 @@ def _overdue(snapshot: SubscriptionSnapshot, now: datetime) -> timedelta:
     if snapshot.status in ENDED:
         return timedelta(0)
     return max([timedelta(0), *(now - item.period_end for item in snapshot.items)])
+
+
+def _patience(snapshot: SubscriptionSnapshot | None, now: datetime) -> timedelta:
+    """How long to wait for a period that is not there yet.
+
+    The longer Stripe itself has shown the old one beyond its end, as reads are rationed. A snapshot
+    from before that end says nothing of it: it is read now, and what is late must not wait half as
+    long as nobody looked.
+    """
+    if snapshot is None or not _overdue(snapshot, snapshot.fetched_at):
+        return LOOK_AGAIN
+    return max(LOOK_AGAIN, _overdue(snapshot, now) / 2)
 
 
 def _carry_target(period: LatePeriod, item: SnapshotItem, *, increment: bool) -> Target:

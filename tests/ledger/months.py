@@ -55,10 +55,22 @@ class Months:
 
     async def show(self, name: str = "si_1", **members: Any) -> None:
         """Stripe shows the item so, and it is read."""
+        self.shown(name, **members)
+        await self.replica.read(["sub_1"])
+
+    def shown(self, name: str = "si_1", **members: Any) -> None:
+        """Stripe shows the item so; nobody has read it yet."""
         before = self.world.stripe.held["sub_1"].items
         current = {"period_start": before[0].period_start, "period_end": before[0].period_end}
         self.world.stripe.held["sub_1"] = snapshot(item(name, **(current | members)))
-        await self.replica.read(["sub_1"])
+
+    async def refuse_all(self) -> None:
+        """Stripe has closed every period so far, and what is due there is late."""
+        await self.world.run(
+            "update item_periods set closed_at = now(), "
+            "closed_until = extract(epoch from period_end)::bigint"
+        )
+        await self.world.run("update usage_records set state = 'late' where state = 'due'")
 
     async def tell(self, *rows: dict[str, Any], **members: Any) -> None:
         """A delivery, and all that follows from it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import event
@@ -73,11 +73,7 @@ async def test_a_period_that_is_not_there_yet_is_waited_for(months: Months) -> N
     await months.tell(used(MARCH, 5, 10))
     await months.world.deliver(used(MARCH, 6, 5))
     await months.replica.book()
-    await months.world.run(
-        "update item_periods set closed_at = now(), "
-        "closed_until = extract(epoch from period_end)::bigint"
-    )
-    await months.world.run("update usage_records set state = 'late' where state = 'due'")
+    await months.refuse_all()
     months.world.clock.set(APRIL + 20 * SECOND)
     carried = await months.replica.carrier.carry()
     assert carried == Carried(0, frozenset({"sub_1"}))
@@ -85,6 +81,28 @@ async def test_a_period_that_is_not_there_yet_is_waited_for(months: Months) -> N
     await months.begin(APRIL, after=40 * SECOND)
     await months.settle()
     assert await months.months() == {MARCH: Line(10), APRIL: Line(5)}
+
+
+@pytest.mark.parametrize(("begun", "billed"), [(True, {APRIL: Line(5)}), (False, {})])
+async def test_after_a_while_without_a_look_the_period_is_read_and_carried_to_at_once(
+    months: Months, begun: bool, billed: dict[datetime, Line]
+) -> None:
+    """Nobody worked for two days: nothing waits for another one, unless Stripe is late itself."""
+    await months.tell(used(MARCH, 5, 10))
+    await months.world.deliver(used(MARCH, 6, 5))
+    await months.replica.book()
+    await months.refuse_all()
+    months.world.clock.set(APRIL + timedelta(days=2))
+    if begun:
+        months.shown(period_start=APRIL, period_end=MAY)
+    carried = await months.replica.carrier.carry()
+    assert carried == Carried(0, frozenset({"sub_1"}))
+    await months.replica.read(carried.subscriptions)
+    for _ in range(3):
+        months.world.clock.advance(11 * SECOND)
+        await months.replica.carrier.carry()
+    await months.send()
+    assert await months.months() == {MARCH: Line(10)} | billed
 
 
 async def test_a_replica_whose_snapshot_is_old_carries_nothing_to_a_closed_period(
