@@ -25,7 +25,8 @@ from tests.simulation.measuring import accounts, line
 from tests.simulation.plans import YEAR
 from tests.simulation.world import Course, draw_course
 
-GRACES = (300, 0)
+RUNS = ((RECIPE, 300), (ALONE, 300), (WITH_API, 300), (RECIPE, 0), (WITH_API, 0))
+"""Ways to report, and how many seconds of grace Stripe gives."""
 
 
 @contextmanager
@@ -61,6 +62,23 @@ async def simulate(course: Course, url: URL, *, grace: int, queries: bool) -> Ru
         await admin.close()
 
 
+def measure(course: Course, url: URL, way: str, grace: int) -> Measured:
+    """One way to report the course."""
+    began, used = time.monotonic(), time.process_time()
+    if way == RECIPE:
+        run = run_recipe(course, grace=grace)
+    else:
+        run = asyncio.run(simulate(course, url, grace=grace, queries=way == WITH_API))
+    return Measured(
+        way,
+        grace,
+        run,
+        accounts(course, run, grace=grace),
+        time.process_time() - used,
+        time.monotonic() - began,
+    )
+
+
 def main() -> None:
     """Run everything and write the page."""
     parser = argparse.ArgumentParser(prog="tests.simulation", description=__doc__)
@@ -72,29 +90,15 @@ def main() -> None:
     course = draw_course(YEAR, days=asked.days, seed=asked.seed)
     measured = []
     with server() as url:
-        for grace in GRACES:
-            for way in (RECIPE, ALONE, WITH_API):
-                began, used = time.monotonic(), time.process_time()
-                if way == RECIPE:
-                    run = run_recipe(course, grace=grace)
-                else:
-                    queries = way == WITH_API
-                    run = asyncio.run(simulate(course, url, grace=grace, queries=queries))
-                one = Measured(
-                    way,
-                    grace,
-                    run,
-                    accounts(course, run, grace=grace),
-                    time.process_time() - used,
-                    time.monotonic() - began,
-                )
-                measured.append(one)
-                sums = line("all", one.accounts)
-                sys.stdout.write(
-                    f"grace {grace} s, {way}: {one.seconds:.0f} s; "
-                    f"{sums.mean_seconds:.1f} s in the wrong period for each end\n"
-                )
-                sys.stdout.flush()
+        for way, grace in RUNS:
+            one = measure(course, url, way, grace)
+            measured.append(one)
+            sums = line("all", one.accounts)
+            sys.stdout.write(
+                f"grace {grace} s, {way}: {one.seconds:.0f} s; "
+                f"{sums.mean_seconds:.1f} s in the wrong period for each end\n"
+            )
+            sys.stdout.flush()
     asked.page.write_text(page(course, measured, days=asked.days, seed=asked.seed))
     sys.stdout.write(f"written: {asked.page}\n")
 

@@ -81,6 +81,8 @@ def page(course: Course, measured: Sequence[Measured], *, days: int, seed: int) 
             [_effort(one) for one in measured],
         ),
         _ASSUMED.format(
+            posts=measured[-1].run.posts,
+            minutes=measured[-1].run.posts // 25 // 60,
             machine=f"{os.cpu_count()} processors, {platform.machine()}, Python "
             f"{platform.python_version()}",
             seed=seed,
@@ -213,8 +215,9 @@ Mean per end, with {grace} seconds of grace:
 _WHAT_IT_TAKES = """
 ## What it takes
 
-"Carried" are units that went to a later period, or came back. Time and processor time are those of
-this simulation (processor time of Python alone; PostgreSQL has its own).
+"Carried" are units that went to a later period, or came back. CPU is the processor time of Python
+(PostgreSQL has its own), time is what a clock on the wall showed; both say as much about what else
+the machine had to do as about the simulation.
 """
 
 _ASSUMED = """
@@ -225,10 +228,10 @@ _ASSUMED = """
   from one thing that happens to the next.
 - Simplified: records are claimed in big batches and posted one after the other by a thin sender
   that uses the dispatcher's own claim, decision and writing down, but neither its pace nor its
-  leases (84,000 POSTs at Stripe's 25 a second alone are an hour), and the sandbox is called
-  without HTTP. Deliveries that come hours away from the end of any period of their subscription are
-  gathered for up to a day: nothing hangs on their minute. `DISPATCH_LINGER` is 0, and
-  `SNAPSHOT_MAX_AGE` four days in place of one, so that what is changed in mid-period is noticed
+  leases ({posts:,} POSTs at Stripe's 25 a second alone are {minutes} minutes), and the sandbox is
+  called without HTTP. Deliveries that come hours away from the end of any period of their
+  subscription are gathered for up to a day: nothing hangs on their minute. `DISPATCH_LINGER` is 0,
+  and `SNAPSHOT_MAX_AGE` four days in place of one, so that what is changed in mid-period is noticed
   later.
 - Stripe's grace is not published ("a few minutes", not to be relied on). It is assumed to be 300
   seconds; the worst case, none at all, is measured beside it.

@@ -107,17 +107,13 @@ class Plan:
 
 
 YEAR = [
-    *[(kind, Sync.HOURLY) for kind in (Kind.LAST_DAY, Kind.MID_DAY, Kind.LEAP_DAY, Kind.TRIAL)],
-    *[(kind, Sync.HOURLY) for kind in (Kind.NEW_ITEM, Kind.THRESHOLD, Kind.NEW_SUBSCRIPTION)],
-    (Kind.CANCEL_AT, Sync.HOURLY),
+    *[(kind, Sync.HOURLY) for kind in (Kind.LAST_DAY, Kind.MID_DAY, Kind.NEW_ITEM, Kind.THRESHOLD)],
     *[(kind, Sync.DAILY) for kind in Kind for _ in range(2)],
-    *[(Kind.FRACTIONS, Sync.DAILY)] * 2,
-    *[(kind, Sync.DAILY) for kind in (Kind.LAST_DAY, Kind.LEAP_DAY, Kind.BERLIN, Kind.NEW_YORK)],
-    *[(Kind.MID_DAY, Sync.DAILY)] * 4,
-    *[(Kind.TRIAL, Sync.DAILY)] * 2,
-    *[(Kind.NEW_ITEM, Sync.DAILY)] * 2,
+    *[(kind, Sync.DAILY) for kind in Kind],
+    *[(Kind.LEAP_DAY, Sync.DAILY), (Kind.BERLIN, Sync.DAILY), (Kind.NEW_YORK, Sync.DAILY)],
+    (Kind.MID_DAY, Sync.DAILY),
 ]
-"""Fifty: 8 hourly, 42 daily."""
+"""Fifty: 4 hourly, 46 daily. An hourly sync tells as many windows as 24 daily ones."""
 QUARTER = [
     (Kind.MID_DAY, Sync.HOURLY),
     (Kind.NEW_ITEM, Sync.DAILY),
