@@ -103,10 +103,10 @@ def _rules(head: PeriodHead) -> str:
     if head.combination is None:
         return "nothing was booked yet"
     late = {"carry_forward": "is carried into the next", "hold": "is held"}
-    return (
-        f"records combine by {head.combination}, rounded {head.rounding}; "
-        f"late usage {late.get(head.late_policy or '', head.late_policy)}"
-    )
+    policy = late.get(head.late_policy or "", head.late_policy)
+    if head.combination != "sum":  # such values cannot be added to another period's
+        policy = late["hold"]
+    return f"records combine by {head.combination}, rounded {head.rounding}; late usage {policy}"
 
 
 def _wanted(totals: PeriodTotals) -> str:

@@ -33,9 +33,9 @@ class StopReason(StrEnum):
 
 HOLD_ACTIONS: Final[dict[HoldReason, str]] = {
     HoldReason.PERIOD_CLOSED: (
-        "Stripe closed the billing period before the record arrived, and it is not carried forward "
-        "(`late: hold`, or a price that does not add up). Map the meter with `late: carry_forward` "
-        "and release, or bill the difference by hand (an invoice item)."
+        "Stripe closed the billing period before the record arrived, and it is not carried "
+        "forward. Bill the difference by hand (an invoice item). Where only `late: hold` is the "
+        "reason, and the price adds up (`sum`): or map with `late: carry_forward` and release."
     ),
     HoldReason.TIMESTAMP_REFUSED: (
         "Stripe refused the timestamp; see the attempt's message. Release it when the cause is "
@@ -63,13 +63,15 @@ HOLD_ACTIONS: Final[dict[HoldReason, str]] = {
         "POST /v1/records/{id}/settle. It is never sent again before."
     ),
     HoldReason.NEGATIVE_INCREMENT: (
-        "With billing thresholds Stripe takes nothing back. Credit the customer by hand (a credit "
-        "note) by the amount in the detail. When later usage makes up for it, it goes on by itself."
+        "With billing thresholds Stripe takes nothing back. Later usage on the same record is set "
+        "off first, and then it goes on by itself; when the period is over, credit the customer "
+        "by hand (a credit note) by the amount in the detail."
     ),
     HoldReason.CREDIT_DUE: (
         "Stripe was billed more than is owed in a period that is closed: credit the customer by "
         "hand (a credit note) by the amount in the detail, and say so by "
-        "POST /v1/records/{id}/credit: until then it is set off against what is carried forward."
+        "POST /v1/records/{id}/credit. Or release the record: then it is set off against what is "
+        "carried to the open period, as far as that goes. Do one of the two, never both."
     ),
     HoldReason.QUANTITY_REFUSED: "Stripe refused the quantity; see the attempt's message.",
     HoldReason.ATTEMPTS_EXHAUSTED: (

@@ -74,8 +74,9 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "then (`valid_to`), or leave it: it is not billed."
     ),
     ParkReason.PERIOD_CLOSED: (
-        "Stripe takes no usage for a closed period. Bill it by hand (an invoice item), or map the "
-        "meter with `late: carry_forward` and release."
+        "Stripe takes no usage for a closed period. Bill it by hand (an invoice item). Where only "
+        "`late: hold` is the reason, and the price adds up (`sum`): or map the meter with "
+        "`late: carry_forward` and release."
     ),
     ParkReason.PERIOD_NOT_OPEN: "Nothing: it is booked by itself when the period has begun.",
     ParkReason.OVERLAPS_WINDOW: (

@@ -90,9 +90,10 @@ def _refusal(obstructed: Sequence[Move]) -> MovesBilledUsage:
     amount = sum((move.amount for move in obstructed), Fraction(0))
     return MovesBilledUsage(
         f"This moves {_usage(windows, amount)} that stand where they cannot come down at Stripe "
-        "any more. By force (--force, force=true) they are billed at their new place, and what "
-        "they leave behind is held, to be credited by hand. To move only what is not billed for "
-        "good, begin the new mapping at a later time",
+        "any more. By force (--force, force=true) they are billed at their new place: what was "
+        "carried to the open period is taken back, and what a closed invoice holds is held, to be "
+        "credited by hand. To leave it where it is, give a subject a second span that begins "
+        "later; a meter's mapping has no time",
         faults=tuple(
             Fault(
                 f"{move.subscription_item} of {move.subscription}, from "
