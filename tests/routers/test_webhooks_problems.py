@@ -76,7 +76,9 @@ async def test_each_class_of_the_tree(cls: type[MeterbridgeError]) -> None:
 
 
 def test_slugs_are_not_shared() -> None:
-    assert len({cls.slug for cls in CLASSES}) == len(CLASSES)
+    # A statement that takes too long is told like a database that is not there.
+    own = [cls for cls in CLASSES if cls is not errors.StatementTimeout]
+    assert len({cls.slug for cls in own}) == len(own)
 
 
 async def test_detail_and_faults() -> None:
