@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -41,6 +42,14 @@ class Message:
     age: int
 
 
+@dataclass(frozen=True)
+class Correction:
+    """Other values for the windows of the message that was sent so many before the last one."""
+
+    which: int
+    values: tuple[str, ...]
+
+
 values = st.one_of(
     st.integers(0, 12).map(str),
     st.sampled_from(["0", "0.5", "1.5", "2.25", "0.1", "0.30000000000000004", "1e-9", "0.333"]),
@@ -60,6 +69,9 @@ messages = st.builds(
     rows,
     st.sampled_from([0, 0, 1]),
     st.sampled_from([0, 0, 0, 2, 5]),
+)
+corrections = st.builds(
+    Correction, st.integers(0, 12), st.lists(values, min_size=1, max_size=4).map(tuple)
 )
 scales = st.sampled_from([Fraction(1), Fraction(1, 3), Fraction(7), Fraction(1, 1000)])
 record_pers = st.sampled_from(["window", "hour", "day", "period"])
@@ -81,6 +93,7 @@ class Bench:
         self.examples = 0
         self.adopted = 0
         self.posts = 0
+        self.seen: Counter[str] = Counter()  # items at the end of drains, by what they showed
 
     async def _open(self, url: URL) -> Program:
         return Program(url, self.stripe)
@@ -181,11 +194,16 @@ class MeterbridgeMachine(RuleBasedStateMachine):
         """The same message again."""
         self._send(*self.told[which % len(self.told)])
 
-    @precondition(lambda self: self.told)
-    @rule(which=st.integers(0, 50), changes=st.lists(values, min_size=1, max_size=4))
-    def correct(self, which: int, changes: list[str]) -> None:
+    @rule(correction=corrections)
+    def correct(self, correction: Correction) -> None:
         """The windows of a message with other values."""
-        _, _, message, now = self.told[which % len(self.told)]
+        self._correct(correction)
+
+    def _correct(self, correction: Correction) -> None:
+        if not self.told:
+            return
+        _, _, message, now = self.told[-1 - correction.which % len(self.told)]
+        changes = correction.values
         new = tuple(
             (hour, group, changes[number % len(changes)])
             for number, (hour, group, _) in enumerate(message.rows)
@@ -247,10 +265,15 @@ class MeterbridgeMachine(RuleBasedStateMachine):
                 held = after[item][period].values()
                 assert total == (max(held, default=0) if item.endswith("max") else sum(held))
         self.bench.drains += 1
+        for item in told.values():
+            self.bench.seen["carried"] += item.carried > 0
+            self.bench.seen["owed"] += item.credit_due > 0
+            self.bench.seen["in doubt"] += item.in_doubt > 0
 
     @rule(news=news, number=st.integers(0, 6), executed=st.booleans(), forget=st.booleans())
     def kill(self, news: list[Message], number: int, executed: bool, forget: bool) -> None:
         """Work, and die while a POST is under way (or when all was sent)."""
+        self.bench.seen["kills"] += 1
         self._deliver(*news)
         self._make_room()
         now = self.program.now
@@ -286,9 +309,18 @@ class MeterbridgeMachine(RuleBasedStateMachine):
         after=st.sampled_from([6, 600, 3_000, 2 * HOUR, 26 * HOUR]),
         which=st.sampled_from(SUBSCRIPTIONS),
         drained=st.booleans(),
+        late=st.lists(st.lists(corrections, min_size=1, max_size=2), max_size=3),
     )
-    def roll_over(self, news: list[Message], after: int, which: str, drained: bool) -> None:
-        """A subscription's next period begins, whatever was not sent before."""
+    def roll_over(
+        self,
+        news: list[Message],
+        after: int,
+        which: str,
+        drained: bool,
+        late: list[list[Correction]],
+    ) -> None:
+        """A subscription's next period begins, whatever was not sent before. Then come corrections,
+        and after each of some the ledger is drained."""
         self._deliver(*news)
         if drained:
             self._drain([], [], 1, 1)
@@ -301,6 +333,10 @@ class MeterbridgeMachine(RuleBasedStateMachine):
                 self.program.move(boundary + 1)
                 self._look()
         self.program.move(target)
+        for step in late:
+            for correction in step:
+                self._correct(correction)
+            self._drain([], [], 1, 1)
 
     @rule(
         key=st.sampled_from([("tokens", ""), ("tokens", "x"), ("peak", "")]),
@@ -334,6 +370,8 @@ class MeterbridgeMachine(RuleBasedStateMachine):
             refused = True
         self.billing.change("tokens", group, price=before)
         self.billing.reprice(group, price, self.program.now, refused=refused)
+        self.bench.seen["moves refused" if refused else "moves"] += 1
+        self.bench.seen["windows to be moved"] += len(self.billing.moving)
 
     @rule(subject=st.sampled_from(sorted(SUBJECTS)), name=st.sampled_from(SUBSCRIPTIONS))
     def upgrade(self, subject: str, name: str) -> None:

@@ -77,7 +77,8 @@ def test_what_stripe_holds_is_what_the_model_says(
     say(
         capsys,
         f"{bench.steps} steps in {bench.examples} examples: {bench.drains} drains, "
-        f"{bench.posts} POSTs executed; {bench.adopted} times the ledger chose what is owed",
+        f"{bench.posts} POSTs executed; {bench.adopted} times the ledger chose what is owed; "
+        f"{dict(bench.seen)}",
     )
 
 
