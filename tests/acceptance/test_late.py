@@ -183,7 +183,7 @@ async def test_a_carry_that_stripe_could_not_take_in_its_month_is_billed_in_the_
 ) -> None:
     async with at_work(fresh_url, sandbox_process) as billing:
         await billing.tell((MARCH + HOUR, 100))
-        billing.put_clocks(APRIL + timedelta(days=29))
+        billing.put_clocks(APRIL + timedelta(days=29, hours=12))
         fault = billing.stripe.inject("status", status=503, times=None)
         message = asyncio.create_task(billing.tell((MARCH + 2 * HOUR, 5)))
 
@@ -191,7 +191,8 @@ async def test_a_carry_that_stripe_could_not_take_in_its_month_is_billed_in_the_
             return billing.stripe.met(fault) > 0
 
         await until(tried, "Stripe was asked to take the carry")
-        billing.put_clocks(MAY + timedelta(days=1))
+        # Stripe still knows the key of what was asked: its refusal says that nothing counted.
+        billing.put_clocks(MAY + 3 * HOUR)
         billing.stripe.heal()
         await message
         assert billing.totals() == {MAY: 5, APRIL: 0, MARCH: 100}
