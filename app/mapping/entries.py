@@ -31,6 +31,9 @@ from app.mapping.models import (
 # A filter is part of a unique key of PostgreSQL, whose entries hold 2,700 bytes.
 MAX_FILTER_GROUPS = 8
 MAX_FILTER_BYTES = 2_000
+# No usage is older than Unix time; far years are typing errors, and drivers read them in their own
+# ways (year 1 comes back without its offset).
+_EARLIEST_YEAR, _LATEST_YEAR = 1970, 9998
 _DECIMAL = re.compile(r"\d{1,30}(\.\d{1,30})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _FRACTION = re.compile(r"\d{1,30}/\d{1,30}", re.ASCII)
@@ -72,17 +75,17 @@ def _parse_time(value: Any) -> Any:
     if isinstance(value, str):
         try:
             if _DATE.fullmatch(value):
-                return datetime.combine(date.fromisoformat(value), time(), UTC)
-            parsed = datetime.fromisoformat(value)
+                parsed = datetime.combine(date.fromisoformat(value), time(), UTC)
+            else:
+                parsed = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError("is not a time, like 2026-01-01T00:00:00Z, or a date") from None
     if isinstance(parsed, datetime):
         if parsed.tzinfo is None:
             raise ValueError("needs an offset, like 2026-01-01T00:00:00Z")
-        try:
-            return parsed.astimezone(UTC)
-        except OverflowError:
-            raise ValueError("is out of range") from None
+        if not _EARLIEST_YEAR <= parsed.year <= _LATEST_YEAR:
+            raise ValueError(f"is out of range: {_EARLIEST_YEAR} to {_LATEST_YEAR}")
+        return parsed.astimezone(UTC)
     raise ValueError("must be a time or a date, as text")  # a number could be anything's seconds
 
 

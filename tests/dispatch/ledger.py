@@ -117,7 +117,8 @@ class SeededLedger:
         """The audit trail, of `si_N` or of all, in order."""
         return await self.rows(
             """
-            select a.idempotency_key as key, a.action, a.quantity::bigint as quantity, a.outcome,
+            select a.usage_record_id as record_id, a.idempotency_key as key,
+                   a.action, a.quantity::bigint as quantity, a.outcome,
                    a.problem, a.http_status, a.request_id, a.replayed, a.worker,
                    r.subscription_item as item
             from attempts a join usage_records r on r.id = a.usage_record_id

@@ -165,6 +165,9 @@ BAD = [
     (SUBJECT.format("valid_from: 1767225600"), "subjects[0].valid_from"),
     (SUBJECT.format("valid_to: 9999-12-31T23:59:59-01:00"), "subjects[0].valid_to"),
     (SUBJECT.format("valid_to: 0001-01-01T00:00:00+01:00"), "subjects[0].valid_to"),
+    (SUBJECT.format("valid_to: 0001-01-01T00:00:00Z"), "subjects[0].valid_to"),
+    (SUBJECT.format("valid_to: 1969-12-31T23:59:59Z"), "subjects[0].valid_to"),
+    (SUBJECT.format("valid_to: 9999-01-01"), "subjects[0].valid_to"),
     (SUBJECT.format("valid_from: 2026-07-01, valid_to: 2026-01-01"), "subjects[0]"),
     (SUBJECT.format("valid_from: 2026-07-01, valid_to: 2026-07-01"), "subjects[0]"),
 ]
