@@ -142,7 +142,8 @@ class Billing:
     touched: set[str] = field(default_factory=set)
     # Booked windows that a mapping gave another price: they leave their records.
     moving: set[Window] = field(default_factory=set)
-    killed: bool = False
+    # A POST may stay in doubt: its process was killed, or Stripe stored an error under its key.
+    unheard: bool = False
     adopted: int = 0
 
     def tell(self, window: Window, order: tuple[int, str], value: Fraction) -> None:
@@ -333,10 +334,9 @@ class Billing:
         """Carry what all closed periods lack together, less what is owed."""
         before = self.credit.get(here.item, 0)
         credit = max(before, -lacking)
-        free = here.item in self.unfollowed or (before and here.item in self.touched)
-        if told.credit_due != credit and free:
-            # Which record a difference falls on decides: what is owed of one is not set off
-            # against another, and is looked at anew where the record itself changes.
+        if told.credit_due != credit and here.item in self.unfollowed | self.touched:
+            # Which record a difference falls on decides, and which came first: what is owed of one
+            # is not set off against what another one carries later.
             assert told.credit_due >= max(0, -lacking), (here, told, lacking)
             credit = told.credit_due
             self.adopted += 1

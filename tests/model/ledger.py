@@ -141,9 +141,10 @@ def _must_be_settled(billing: Billing, row: dict[str, Any], period: int, now: in
     assert row["closed"], row
     assert period < billing.owner(row["item"]).current(now), row
     if row["doubtful"]:
-        # Only a POST that nobody heard of again, until Stripe may have forgotten its key.
+        # Only a POST that nobody heard of again until Stripe may have forgotten its key, or one
+        # that Stripe answered by an error which it repeats, and whose period was closed by then.
         assert row["reason"] == "outcome_in_doubt", row
-        assert billing.killed, row
+        assert billing.unheard, row
     elif row["item"] in billing.max_items | billing.hold_items:
         assert row["reason"] == "period_closed", row
     else:

@@ -246,6 +246,7 @@ class MeterbridgeMachine(RuleBasedStateMachine):
         self._make_room()
         for fault, skip in injected:
             self.stripe.inject(fault, skip=skip, operation=POST)
+            self.billing.unheard |= fault["kind"] == "stored_error"
         for fault in reads:
             self.stripe.inject(fault, skip=0, operation=GET)
         before, now = self.stripe.standing(), self.program.now
@@ -283,7 +284,7 @@ class MeterbridgeMachine(RuleBasedStateMachine):
         if forget:
             self.program.forget()
         self._wait(2)
-        self.billing.killed |= self._run(self.program.kill(number, executed=executed))
+        self.billing.unheard |= self._run(self.program.kill(number, executed=executed))
         self._look()
         self._follow()
 

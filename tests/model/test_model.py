@@ -1,7 +1,8 @@
 """Whatever is delivered, changed, refused or killed: drained, Stripe holds what the model says.
 
-`MODEL_STEPS=20000` for so many steps (default: 1,500), `MODEL_SEED=7` to repeat a run; with
-`MODEL_SHRINK=1` a failing example is made smaller, which takes minutes.
+`MODEL_STEPS=20000` for so many steps (default: 1,500), `MODEL_SEED=random` for other ones than
+always, `MODEL_SEED=7` to repeat a run; with `MODEL_SHRINK=1` a failing example is made smaller,
+which takes minutes. `make model` is a long run with a random seed.
 """
 
 import asyncio
@@ -52,8 +53,9 @@ def _admin(url: URL, sql: str) -> None:
 def test_what_stripe_holds_is_what_the_model_says(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn = os.environ.get("MODEL_SEED")
-    seed = random.SystemRandom().randrange(10**9) if drawn is None else int(drawn)
+    # A change is not refused for what another one did: the random search is `make model`.
+    asked = os.environ.get("MODEL_SEED", "1")
+    seed = random.SystemRandom().randrange(10**9) if asked == "random" else int(asked)
     say(capsys, f"\nMODEL_SEED={seed}")
 
     @hypothesis.seed(seed)

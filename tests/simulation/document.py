@@ -230,7 +230,8 @@ _ASSUMED = """
   that uses the dispatcher's own claim, decision and writing down, but neither its pace nor its
   leases ({posts:,} POSTs at Stripe's 25 a second alone are {minutes} minutes), and the sandbox is
   called without HTTP. Deliveries that come hours away from the end of any period of their
-  subscription are gathered for up to a day: nothing hangs on their minute. `DISPATCH_LINGER` is 0,
+  subscription are gathered for up to a day: nothing hangs on their minute. Customers are divided
+  among processes, one for each processor, with a database each. `DISPATCH_LINGER` is 0,
   and `SNAPSHOT_MAX_AGE` four days in place of one, so that what is changed in mid-period is noticed
   later.
 - Stripe's grace is not published ("a few minutes", not to be relied on). It is assumed to be 300

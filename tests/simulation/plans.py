@@ -131,7 +131,7 @@ QUARTER = [
 """Twelve, one of each but those that need longer than three months to tell anything."""
 
 
-ODD_ANCHORS = 5
+ODD_ANCHORS = 4
 """So many odd moments are the anchors of all: each end of a period costs ten steps."""
 
 
