@@ -6,7 +6,7 @@
     subject_mappings                 subscription_lanes  who may send for a subscription, and when
     meter_mappings
     mapping_version  subscription_snapshots   stripe_line  whether anything may be sent at all
-    replicas         who runs here
+    replicas         who runs here          stripe_pace  how fast, for all replicas together
 
 Locks are always taken in the order mapping lock (advisory), deliveries, usage_series,
 usage_windows, item_periods, subscription_lanes, usage_records, so that no two steps can wait for
@@ -21,7 +21,7 @@ from app.tables.mapping import (
     subscription_snapshots,
 )
 from app.tables.records import attempts, carries, item_periods, usage_records
-from app.tables.running import replicas, stripe_line, subscription_lanes
+from app.tables.running import replicas, stripe_line, stripe_pace, subscription_lanes
 from app.tables.schema import TIMESTAMPTZ, metadata
 from app.tables.windows import usage_series, usage_windows, window_releases, window_revisions
 
@@ -36,6 +36,7 @@ __all__ = [
     "meter_mappings",
     "replicas",
     "stripe_line",
+    "stripe_pace",
     "subject_mappings",
     "subscription_lanes",
     "subscription_snapshots",
