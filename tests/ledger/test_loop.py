@@ -72,7 +72,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_arrives_is_booked_with_one_read_and_the_dispatcher_is_told(
+async def test_what_arrives_is_booked_without_a_read_each_and_the_dispatcher_is_told(
     world: World, replica: Replica
 ) -> None:
     async with working(world, replica) as at_work:
@@ -80,7 +80,8 @@ async def test_what_arrives_is_booked_with_one_read_and_the_dispatcher_is_told(
             await world.deliver(row(0, 1, groupBy={"n": str(number)}))
         await eventually(world, {"booked": 20})
         await until(lambda: at_work.booked > 0)
-    assert world.stripe.reads == {"sub_1": 1}
+    # What arrives between the end of the first read and its being saved may ask for another.
+    assert world.stripe.reads in ({"sub_1": 1}, {"sub_1": 2})
     assert await world.wanted() == {at(0): 20}
 
 
