@@ -49,6 +49,9 @@ class StripeApi:
         if _REPLAYED in answer.headers:
             self._sandbox.traffic.replayed[name] += 1
         await answer.send(send)
+        if answer.repeated_after_ms is not None and request.connection is not None:
+            await _pause(answer.repeated_after_ms)
+            request.connection.write(answer.on_the_wire())
 
     async def _answer(self, request: Request, found: tuple[Endpoint, str] | None) -> Answer:
         sandbox = self._sandbox

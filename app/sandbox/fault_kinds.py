@@ -142,6 +142,13 @@ class VersionEcho(Fault):
     version: str | None = None
 
 
+class DuplicateAnswer(Fault):
+    """Answered twice on one connection: the copy is what its next request may take for its own."""
+
+    kind: Literal["duplicate_answer"]
+    delay_ms: int = Field(0, ge=0, le=60_000, description="How long after the answer")
+
+
 class AnswerHeaders(Fault):
     """Executed as ever, but with other headers."""
 
@@ -161,9 +168,19 @@ AnyFault = Annotated[
     | KeyInUse
     | Garbage
     | VersionEcho
+    | DuplicateAnswer
     | AnswerHeaders,
     Field(discriminator="kind"),
 ]
+
+
+class MetRequest(FaultModel):
+    """A request that a fault met: what faults match on."""
+
+    operation: Operation
+    object_id: str | None
+    subscription: str | None
+    idempotency_key: str | None
 
 
 class ActiveFault(FaultModel):
@@ -173,3 +190,4 @@ class ActiveFault(FaultModel):
     fault: AnyFault
     matched: int = Field(description="Requests that matched, those that passed unharmed included")
     met: int = Field(description="Requests that it met")
+    last_met: MetRequest | None = Field(None, description="The newest of them")

@@ -12,12 +12,14 @@ from app.sandbox.fault_kinds import (
     AnyFault,
     Cut,
     CutMoment,
+    DuplicateAnswer,
     Fault,
     Garbage,
     KeyInUse,
     Latency,
     LatencyPhase,
     LockTimeout,
+    MetRequest,
     RateLimited,
     Status,
     StoredError,
@@ -50,6 +52,7 @@ class Plan:
     executed_nevertheless: bool = False
     cut: Cut | None = None
     garbage: Garbage | None = None
+    duplicate: DuplicateAnswer | None = None
     headers: dict[bytes, bytes | None] = field(default_factory=dict)
 
     def cuts(self, moment: CutMoment) -> bool:
@@ -64,6 +67,8 @@ class Plan:
                 self.garbage.body.encode(),
                 tuple(header for header in answer.headers if header[0] != b"content-type"),
             ).adding((b"content-type", self.garbage.content_type.encode()))
+        if self.duplicate is not None:
+            answer = replace(answer, repeated_after_ms=self.duplicate.delay_ms)
         if not self.headers:
             return answer
         kept = tuple(header for header in answer.headers if header[0] not in self.headers)
@@ -81,6 +86,7 @@ class _Entry:
     dice: random.Random
     matched: int = 0
     met: int = 0
+    last_met: Subject | None = None
 
     @property
     def spent(self) -> bool:
@@ -93,6 +99,7 @@ class _Entry:
         if self.matched <= self.fault.skip or self.dice.random() >= self.fault.probability:
             return False
         self.met += 1
+        self.last_met = subject
         return True
 
 
@@ -140,7 +147,20 @@ class Faults:
 
 
 def _shown(entry: _Entry) -> ActiveFault:
-    return ActiveFault(id=entry.id, fault=entry.fault, matched=entry.matched, met=entry.met)
+    last = entry.last_met
+    return ActiveFault(
+        id=entry.id,
+        fault=entry.fault,
+        matched=entry.matched,
+        met=entry.met,
+        last_met=last
+        and MetRequest(
+            operation=last.operation,
+            object_id=last.object_id,
+            subscription=last.subscription,
+            idempotency_key=last.idempotency_key,
+        ),
+    )
 
 
 def _matches(fault: Fault, subject: Subject) -> bool:
@@ -165,6 +185,8 @@ def _apply(fault: AnyFault, plan: Plan, subject: Subject) -> None:
             _retry_after(fault.retry_after, plan)
         case Garbage():
             plan.garbage = plan.garbage or fault
+        case DuplicateAnswer():
+            plan.duplicate = plan.duplicate or fault
         case VersionEcho(version=version):
             plan.headers[b"stripe-version"] = None if version is None else version.encode()
         case AnswerHeaders(headers=headers):

@@ -88,6 +88,11 @@ class _TransportConnection:
         """End it after what was written."""
         self._transport.close()
 
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are, if it still stands."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
 
 class _CuttableProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which in addition lets the application end the connection."""

@@ -4,7 +4,8 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
@@ -27,6 +28,10 @@ class Connection(Protocol):
         """End it after what was written so far."""
         ...
 
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are, if it still stands."""
+        ...
+
 
 class ConnectionCut(Exception):
     """The client gets no (whole) answer. In-process clients see this exception itself."""
@@ -44,10 +49,12 @@ class Answer:
     status: int
     body: bytes
     headers: Headers = (JSON,)
+    repeated_after_ms: int | None = None
+    """Sent a second time, so much later, by something in between."""
 
     def adding(self, *headers: tuple[bytes, bytes]) -> "Answer":
         """The same answer with more headers."""
-        return Answer(self.status, self.body, self.headers + headers)
+        return replace(self, headers=self.headers + headers)
 
     @staticmethod
     def ok(document: JsonObject) -> "Answer":
@@ -61,12 +68,22 @@ class Answer:
 
     def start(self) -> Message:
         """The ASGI message with status and headers, the length of the whole body among them."""
-        length = (b"content-length", str(len(self.body)).encode())
         return {
             "type": "http.response.start",
             "status": self.status,
-            "headers": [*self.headers, length],
+            "headers": [*self.headers, self._length],
         }
+
+    def on_the_wire(self) -> bytes:
+        """As HTTP/1.1 writes it."""
+        known = {status.value: status.phrase for status in HTTPStatus}
+        lines = [f"HTTP/1.1 {self.status} {known.get(self.status, '')}".encode()]
+        lines += [name + b": " + value for name, value in (*self.headers, self._length)]
+        return b"\r\n".join([*lines, b"", self.body])
+
+    @property
+    def _length(self) -> tuple[bytes, bytes]:
+        return (b"content-length", str(len(self.body)).encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,3 +208,17 @@ async def test_a_spent_fault_is_no_longer_asked_but_still_listed(
     await world.control("DELETE", f"/faults/{always['id']}")
     assert not faults  # nothing is left that could meet a request
     assert [entry["met"] for entry in await world.control("GET", "/faults")] == [2]
+
+
+async def test_a_fault_names_the_request_that_it_met_last(world: World) -> None:
+    await world.inject("lock_timeout", times=2)
+    assert (await world.control("GET", "/faults"))[0]["last_met"] is None
+    for key in ("first", "second"):
+        await world.use(key=key)
+    [fault] = await world.control("GET", "/faults")
+    assert fault["last_met"] == {
+        "operation": "create_usage_record",
+        "object_id": "si_1",
+        "subscription": "sub_1",
+        "idempotency_key": "second",
+    }

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,23 @@ def test_a_cut_really_ends_the_connection(
         _use(live)
     assert len(live.ledger()) == (0 if when == "before_execution" else 1)
     assert _use(live).status_code == 200
+
+
+def test_an_answer_comes_twice_on_its_connection(live: Live) -> None:
+    live.control("POST", "/faults", {"kind": "duplicate_answer"})
+    form = f"quantity=1&timestamp={NOW}"
+    lines = [f"POST {_PATH} HTTP/1.1", "Host: sandbox", *(f"{n}: {v}" for n, v in AUTH.items())]
+    lines += ["Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(form)}"]
+    url = httpx.URL(live.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", form]).encode())
+        received = b""
+        while received.count(b'"object": "usage_record"') < 2:
+            chunk = connection.recv(65_536)
+            assert chunk, received
+            received += chunk
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert len(live.ledger()) == 1
 
 
 def test_a_read_is_cut_too(live: Live) -> None:
