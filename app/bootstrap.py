@@ -12,7 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from sqlalchemy.engine import URL
@@ -27,6 +27,7 @@ from app.db import (
     require_head,
 )
 from app.embedded import default_data_dir, embedded_postgres
+from app.inbox.arriving import ArrivingBodies
 from app.inbox.writer import Inbox
 from app.ledger.status import StatusRepository
 from app.listener import Listener
@@ -35,6 +36,7 @@ from app.mapping import snapshots as snapshot_repository
 from app.mapping.cached import CachedMappings
 from app.mapping.repository import MappingRepository
 from app.migrating import migrate
+from app.observability.refusals import RefusalLog
 from app.openmeter.signature import WebhookVerifier
 from app.workshop import Workshop, build_workshop, open_client, open_openmeter
 
@@ -60,6 +62,8 @@ class Services:
     workshop: Workshop | None
     listener: Listener
     counters: Counter[str]
+    arriving: ArrivingBodies = field(default_factory=ArrivingBodies)
+    refusals: RefusalLog = field(default_factory=RefusalLog)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ error on hostile headers and takes each header from either family; this module d
 
 import base64
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ _TIMESTAMP = re.compile(r"[0-9]{1,11}", re.ASCII)
 _SIGNED = r"[\x21-\x2b\x2d-\x7e]+,[\x21-\x2b\x2d-\x7e]+"
 _SIGNATURE = re.compile(f"{_SIGNED}(?: {_SIGNED})*", re.ASCII)
 _LONGEST_SIGNATURE = 4096
+# The package's own, which it applies once more.
+_TOLERANCE_SECONDS = 300
 
 
 class SignatureInvalid(Exception):
@@ -43,6 +46,14 @@ class SignedMessage:
     """`svix-timestamp`: when this attempt was signed, UTC, whole seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class SignatureHeaders:
+    """What a sender claims; nothing of it is true before `WebhookVerifier.check`."""
+
+    values: dict[str, str]
+    """`svix-id`, `svix-timestamp`, `svix-signature`, well-formed."""
+
+
 class WebhookVerifier:
     """Checks signatures against one or several secrets (`whsec_<base64>`).
 
@@ -55,20 +66,34 @@ class WebhookVerifier:
             raise ValueError("a verifier needs at least one secret")
         self._webhooks = tuple(Webhook(_key(secret)) for secret in secrets)
 
-    def verify(self, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> SignedMessage:
-        """The id and time of a message signed within five minutes of now, either way.
+    def examine(self, headers: Iterable[tuple[bytes, bytes]]) -> SignatureHeaders:
+        """The signature's headers, well-formed and of a time within five minutes of now.
 
+        All that can be told without the body, so that a forgery is refused before one is read.
         `headers` are the raw header lines (ASGI's `scope["headers"]`), so that a line sent twice
         is seen. Raises SignatureInvalid, and nothing else, whatever the input.
         """
         given = _signed_headers(headers)
+        if abs(int(given["svix-timestamp"]) - time.time()) > _TOLERANCE_SECONDS:
+            raise SignatureInvalid
+        return SignatureHeaders(given)
+
+    def verify(self, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> SignedMessage:
+        """`examine` and `check` in one."""
+        return self.check(body, self.examine(headers))
+
+    def check(self, body: bytes, given: SignatureHeaders) -> SignedMessage:
+        """The id and time of a message that one of the secrets signed.
+
+        Raises SignatureInvalid, and nothing else, whatever the input.
+        """
         # Every secret is tried, so that the time taken does not tell which one matched.
-        matches = [_matches(webhook, body, given) for webhook in self._webhooks]
+        matches = [_matches(webhook, body, given.values) for webhook in self._webhooks]
         if not any(matches):
             raise SignatureInvalid
         return SignedMessage(
-            message_id=given["svix-id"],
-            sent_at=datetime.fromtimestamp(int(given["svix-timestamp"]), UTC),
+            message_id=given.values["svix-id"],
+            sent_at=datetime.fromtimestamp(int(given.values["svix-timestamp"]), UTC),
         )
 
 

@@ -5,6 +5,7 @@ Nothing of the input goes back: sender and receiver of a webhook are not always 
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -46,10 +47,10 @@ class Problem(BaseModel):
 
 def install_problem_handlers(app: FastAPI) -> None:
     """Make every error of `app` a problem, and `Problem` a component of its OpenAPI document."""
-    app.add_exception_handler(MeterbridgeError, _meterbridge_error)
+    app.add_exception_handler(MeterbridgeError, _refused)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(ClientDisconnect, _client_disconnect)
+    app.add_exception_handler(ClientDisconnect, _refused)
     app.add_exception_handler(Exception, _unforeseen)
 
     generate = app.openapi
@@ -131,16 +132,40 @@ def _headers(error: type[MeterbridgeError]) -> dict[str, str]:
     return headers
 
 
-async def _meterbridge_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, MeterbridgeError)  # noqa: S101 - registered for this class only
-    return problem(
-        error.status,
-        error.slug,
-        error.title,
-        detail=error.detail,
-        faults=error.faults,
-        headers=_headers(type(error)),
-    )
+def refusal(error: Exception) -> Response | None:
+    """The answer to an error that is raised before or beside routing; None for one unforeseen."""
+    if isinstance(error, MeterbridgeError):
+        headers = _headers(type(error))
+        if not error.faults and error.detail == error.title:
+            return _constant(error.status, error.slug, error.title, tuple(headers.items()))
+        return problem(
+            error.status,
+            error.slug,
+            error.title,
+            detail=error.detail,
+            faults=error.faults,
+            headers=headers,
+        )
+    if isinstance(error, ClientDisconnect):
+        # Nobody is there to read it, and it is no error of ours: no log, no 500 in the metrics.
+        return problem(400, _slug(400), _phrase(400), detail="The request was cut off")
+    if isinstance(error, HTTPException):
+        detail = error.detail if isinstance(error.detail, str) else None
+        status = error.status_code
+        return problem(status, _slug(status), _phrase(status), detail=detail, headers=error.headers)
+    return None
+
+
+# One for each kind: a flood of forged webhooks is answered 5,000 times a second.
+@cache
+def _constant(status: int, slug: str, title: str, headers: tuple[tuple[str, str], ...]) -> Response:
+    return problem(status, slug, title, headers=dict(headers))
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    answer = refusal(error)
+    assert answer is not None  # noqa: S101 - registered for those classes only
+    return answer
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -160,14 +185,11 @@ def _allowed(request: Request) -> str:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
-    status = error.status_code
-    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-        return Response(status_code=status, headers=dict(error.headers or {}))
-    detail = error.detail if isinstance(error.detail, str) else None
-    headers = dict(error.headers or {})
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = _allowed(request)
-    return problem(status, _slug(status), _phrase(status), detail=detail, headers=headers)
+    if error.status_code in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        return Response(status_code=error.status_code, headers=dict(error.headers or {}))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        error.headers = {**(error.headers or {}), "Allow": _allowed(request)}
+    return await _refused(request, error)
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:
@@ -178,11 +200,6 @@ async def _validation_error(_: Request, error: Exception) -> Response:
     ]
     kind = InvalidRequest
     return problem(kind.status, kind.slug, kind.title, faults=faults)
-
-
-async def _client_disconnect(_: Request, __: Exception) -> Response:
-    # Nobody is there to read it, and it is no error of ours: no log, no 500 in the metrics.
-    return problem(400, _slug(400), _phrase(400), detail="The request was cut off")
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

@@ -1,12 +1,14 @@
 """Step 1, receive: `POST /webhooks/openmeter`.
 
-    configured? -> small enough? -> signed? -> readable? -> stored -> answered
+    configured? -> small enough? -> headers of a signature? -> signed? -> readable? -> stored
 
-Nothing is parsed, looked up or stored before the signature is right, and no 2xx goes out before
-the delivery is committed: the commit happens inside `Inbox.accept`, not after the answer.
+The body is not read before the headers can be those of a signature, and nothing is parsed, looked
+up or stored before the signature is right. No 2xx goes out before the delivery is committed: the
+commit happens inside `Inbox.accept`, not after the answer.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Literal, Protocol, cast
 
@@ -15,6 +17,7 @@ from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Receive
 
 from app.clock import Clock
 from app.errors import (
@@ -28,12 +31,14 @@ from app.errors import (
     SignatureRefused,
     UnknownEventType,
 )
+from app.inbox.arriving import ArrivingBodies
 from app.inbox.delivery import Delivery, Receipt
 from app.inbox.writer import Inbox
+from app.observability.refusals import RefusalLog
 from app.openmeter.message_time import message_time
 from app.openmeter.report import InvalidMessage, OtherMessage, UnknownType, parse_message
 from app.openmeter.signature import SignatureInvalid, SignedMessage, WebhookVerifier
-from app.routers.body import read_body
+from app.routers.body import expected_size, read_body
 from app.routers.problems import responses
 from app.routers.webhook_document import WEBHOOK_DOCUMENT
 
@@ -64,6 +69,14 @@ class WebhookServices(Protocol):
     def counters(self) -> Counter[str]:
         """Outcomes since the start: `webhook_accepted`, `webhook_signature_refused`, …"""
 
+    @property
+    def arriving(self) -> ArrivingBodies:
+        """Memory for bodies whose sender is not known yet."""
+
+    @property
+    def refusals(self) -> RefusalLog:
+        """Where forgeries are told."""
+
 
 class WebhookAnswer(BaseModel):
     """What became of the message. All three are final: it need not be sent again."""
@@ -80,11 +93,15 @@ _SIGNATURE_SCHEME = APIKeyHeader(
     auto_error=False,
 )
 
+PATH = "/webhooks/openmeter"
+# Of its own: a redirect is a failed delivery for the sender.
+PATHS = frozenset({PATH, PATH + "/"})
+
 router = APIRouter(tags=["Webhooks"])
 
 
 @router.post(
-    "/webhooks/openmeter",
+    PATH,
     status_code=HTTPStatus.ACCEPTED,
     response_model=WebhookAnswer,
     dependencies=[Security(_SIGNATURE_SCHEME)],
@@ -122,8 +139,7 @@ router = APIRouter(tags=["Webhooks"])
         ),
     },
 )
-# Of its own: a redirect is a failed delivery for the sender.
-@router.post("/webhooks/openmeter/", include_in_schema=False)
+@router.post(PATH + "/", include_in_schema=False)
 async def receive(request: Request) -> Response:
     """Takes usage reports (`report.meter`), each message id once, however often it is sent.
 
@@ -131,17 +147,34 @@ async def receive(request: Request) -> Response:
     cannot be read is kept; sending it again goes through once it can.
     """
     services = cast(WebhookServices, request.app.state.services)
+    return await receive_message(services, request.scope["headers"], request.receive)
+
+
+async def receive_message(
+    services: WebhookServices, headers: Sequence[tuple[bytes, bytes]], receive: Receive
+) -> Response:
+    """Step 1 for one request, given its raw header lines. The errors are those of the route."""
     if services.verifier is None:
         raise NotConfigured
+    plain = dict(headers)
     # The signature is over the bytes as sent; and unpacking is how small bodies become large.
-    if request.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+    if plain.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-    body = await read_body(request, limit=MAX_BODY_BYTES, seconds=MAX_BODY_SECONDS)
+    declared = plain.get(b"content-length", b"")
+    expected_size(declared, limit=MAX_BODY_BYTES)
     try:
-        message = services.verifier.verify(body, request.scope["headers"])
+        claimed = services.verifier.examine(headers)
+        body = await read_body(
+            receive,
+            declared,
+            limit=MAX_BODY_BYTES,
+            seconds=MAX_BODY_SECONDS,
+            room=services.arriving,
+        )
+        message = services.verifier.check(body, claimed)
     except SignatureInvalid:
         services.counters["webhook_signature_refused"] += 1
-        log.info("webhook_signature_refused")
+        services.refusals.note("webhook_signature_refused")
         raise SignatureRefused from None
     return await _take(services, message, body)
 

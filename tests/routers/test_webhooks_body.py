@@ -1,7 +1,7 @@
 """Reading a body: bounds of size and time, and senders that go away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from structlog.testing import capture_logs
 
-from app.errors import BodyTooLarge
+from app.errors import BodyTooLarge, Overloaded
+from app.inbox.arriving import ArrivingBodies
 from app.routers.body import read_body
 from app.routers.problems import install_problem_handlers
 
@@ -33,13 +34,8 @@ class Sender:
         return self.left.pop(0)
 
 
-def request(sender: Callable[[], Awaitable[Message]], *headers: tuple[bytes, bytes]) -> Request:
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers)}
-    return Request(scope, sender)
-
-
-async def read(sender: Sender, *headers: tuple[bytes, bytes]) -> bytes:
-    return await read_body(request(sender, *headers), limit=10, seconds=60)
+async def read(sender: Sender, declared: bytes = b"", *, seconds: float = 60) -> bytes:
+    return await read_body(sender, declared, limit=10, seconds=seconds, room=ArrivingBodies())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +54,7 @@ async def test_within_the_limit(messages: list[Message], body: bytes) -> None:
 async def test_a_length_over_the_limit_is_refused_before_reading(declared: bytes) -> None:
     sender = Sender([chunk(b"0", more=False)])
     with pytest.raises(BodyTooLarge):
-        await read(sender, (b"content-length", declared))
+        await read(sender, declared)
     assert len(sender.left) == 1
 
 
@@ -66,13 +62,13 @@ async def test_a_length_over_the_limit_is_refused_before_reading(declared: bytes
 async def test_a_length_that_says_less_is_not_believed(declared: bytes) -> None:
     sender = Sender([chunk(b"01234"), chunk(b"567890"), chunk(b"never"), chunk(b"", more=False)])
     with pytest.raises(BodyTooLarge):
-        await read(sender, (b"content-length", declared))
+        await read(sender, declared)
     assert len(sender.left) == 2  # it stopped as soon as it knew
 
 
 async def test_a_sender_that_trickles_is_given_up() -> None:
     with pytest.raises(HTTPException) as caught:
-        await read_body(request(Sender([chunk(b"0")])), limit=10, seconds=0.05)
+        await read(Sender([chunk(b"0")]), seconds=0.05)
     assert caught.value.status_code == 408
     assert caught.value.headers == {"Connection": "close"}
 
@@ -88,7 +84,8 @@ async def test_a_sender_that_goes_away_is_no_error_of_ours() -> None:
 
     @app.post("/")
     async def read_all(request: Request) -> Response:
-        return Response(await read_body(request, limit=10, seconds=60))
+        body = await read_body(request.receive, b"", limit=10, seconds=60, room=ArrivingBodies())
+        return Response(body)
 
     sent: list[Message] = []
 
@@ -111,3 +108,38 @@ async def test_a_sender_that_goes_away_is_no_error_of_ours() -> None:
         await app(scope, Sender([chunk(b"0"), {"type": "http.disconnect"}]), send)
     assert sent[0]["status"] == 400
     assert logs == []
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("declared", "free"),
+    [
+        (b"0", True),
+        (b"000", True),
+        (b"65536", True),
+        (b"65537", False),
+        (b"", False),
+        (b"x", False),
+    ],
+)
+async def test_large_bodies_share_a_bounded_memory_and_small_ones_need_none(
+    declared: bytes, free: bool
+) -> None:
+    room = ArrivingBodies(limit=MIB)
+    whole = Sender([chunk(b"all", more=False)])
+    with room.reserve(MIB):
+        reading = read_body(whole, declared, limit=MIB, seconds=60, room=room)
+        if free:
+            assert await reading == b"all"
+        else:
+            with pytest.raises(Overloaded):
+                await reading
+    # What was refused, or has ended in whatever way, holds nothing.
+    with pytest.raises(ClientDisconnect):
+        await read_body(
+            Sender([{"type": "http.disconnect"}]), declared, limit=MIB, seconds=60, room=room
+        )
+    with room.reserve(MIB):
+        pass

@@ -17,8 +17,11 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import ManualClock
+from app.inbox.arriving import ArrivingBodies
 from app.inbox.writer import Inbox
+from app.observability.refusals import RefusalLog
 from app.openmeter.signature import WebhookVerifier
+from app.routers.edge import Edge
 from app.routers.problems import install_problem_handlers
 from app.routers.webhooks import router
 
@@ -72,6 +75,8 @@ class Services:
     inbox: Inbox
     clock: ManualClock
     counters: Counter[str] = field(default_factory=Counter)
+    arriving: ArrivingBodies = field(default_factory=ArrivingBodies)
+    refusals: RefusalLog = field(default_factory=RefusalLog)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +97,20 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(
-    engine: AsyncEngine, *, secrets: Iterable[str] = (SECRET,)
+    engine: AsyncEngine, *, secrets: Iterable[str] = (SECRET,), edge: bool = True
 ) -> AsyncIterator[Receiver]:
-    """The route on a started inbox. An error that nobody maps is raised, not answered."""
+    """The route on a started inbox, behind the edge of the program or bare.
+
+    An error that nobody maps is raised, not answered.
+    """
     secrets = tuple(secrets)
     inbox = Inbox(engine, on_committed=lambda: None)
     services = Services(WebhookVerifier(secrets) if secrets else None, inbox, ManualClock(NOW))
     app = FastAPI()
     app.include_router(router)
     install_problem_handlers(app)
+    if edge:
+        app.add_middleware(Edge)
     app.state.services = services
     await inbox.start()
     transport = httpx.ASGITransport(app)
