@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.ledger.explained_words import span
 from app.mapping.file import Mappings
 from app.mapping.fitting import MappingNote
 from app.mapping.moving import OBSTACLES, Moves
@@ -38,7 +39,7 @@ def print_moves(console: Console, found: Moves, *, dry_run: bool, force: bool) -
             _row(
                 table,
                 f"{move.subscription_item} of {move.subscription}",
-                f"{move.period_start.isoformat()} to {move.period_end.isoformat()}",
+                span(move.period_start, move.period_end),
                 f"{move.to_subscription}, {move.to_price}",
                 str(move.windows),
                 str(move.at_stripe),

@@ -83,7 +83,10 @@ def moment(at: datetime) -> str:
 
 
 def span(start: datetime, end: datetime) -> str:
-    """Two times; the day of the second only where it is another one."""
+    """Two times; the day of the second only where it is another one, and no first one where it is
+    not known (what lies before all that was ever read of a subscription is one period)."""
+    if start.timestamp() <= 0:
+        return f"all until {moment(end)}"
     same = start.astimezone(UTC).date() == end.astimezone(UTC).date()
     return f"{moment(start)} to {moment(end).rpartition(' ')[2] if same else moment(end)}"
 

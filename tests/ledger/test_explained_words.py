@@ -78,6 +78,10 @@ def test_spans(end: datetime, said: str) -> None:
     assert span(START, end) == said
 
 
+def test_a_span_without_a_known_start() -> None:
+    assert span(datetime(1970, 1, 1, tzinfo=UTC), START) == "all until 1 Mar 2026 00:00"
+
+
 def test_counted() -> None:
     assert [counted(n, "unit") for n in (0, 1, 12345)] == ["0 units", "1 unit", "12,345 units"]
 
