@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import signal
 
 from app.bootstrap import database, services, working
+from app.commands.stop_signals import on_stop
 from app.config import Settings
 from app.main import announce, settle_garbage_collector
 from app.workshop import stripe_key
@@ -13,12 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings) -> None:
-    """Book and send until SIGTERM or SIGINT; then let what is in flight finish."""
-    # Before anything is built: a signal during the start is a signal, too.
+    """Book and send until SIGTERM or SIGINT; then let what is in flight finish.
+
+    A second signal ends the process at once.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    # Before anything is built: a signal during the start is a signal, too.
+    on_stop(lambda: loop.call_soon_threadsafe(stopped.set))
     stripe_key(settings)  # before a database is started only to be stopped again
     async with (
         database(settings) as url,

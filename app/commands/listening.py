@@ -1,6 +1,7 @@
-"""Binding the service's address before anything else is started."""
+"""Binding the service's address before anything else is started, and room for connections."""
 
 import errno
+import resource
 import socket
 from typing import Any
 
@@ -43,3 +44,20 @@ def _bound(sock: socket.socket, address: tuple[Any, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+# Beside the connections that are served: those to the database, Stripe and OpenMeter, and logs.
+_OTHER_FILES = 1_200
+
+
+def allow_files(connections: int) -> None:
+    """Raise this process's limit of open files, as far as it may, to so many connections.
+
+    Many systems begin with 1,024. At the limit a server cannot even accept a connection in order
+    to refuse it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

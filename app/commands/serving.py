@@ -1,14 +1,16 @@
 """`meterbridge serve`: uvicorn around an application that was built before it."""
 
 import logging
-import signal
 import threading
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 
 import uvicorn
 
 from app.bootstrap import database, receiving, services, working
-from app.commands.listening import bind
+from app.commands.connections import ConnectionLimits, Connections
+from app.commands.listening import allow_files, bind
+from app.commands.stop_signals import on_stop
 from app.config import Settings
 from app.main import announce, create_app, settle_garbage_collector
 from app.migrating import migrate
@@ -17,24 +19,33 @@ from app.workshop import stripe_key
 logger = logging.getLogger(__name__)
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: ours stand before it begins and after it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
 async def serve(
     settings: Settings, *, host: str, port: int, with_worker: bool, migrate_first: bool
 ) -> None:
-    """Serve until SIGTERM or SIGINT. What is wrong with settings or schema is raised before."""
-    # uvicorn handles both signals while it serves, and raises them again when it has ended: by
-    # then it is our turn to let deliveries and calls in flight finish, not to die. One that comes
-    # before, while the database starts or migrates, keeps it from serving at all; one that comes
-    # after our last look, and before uvicorn's handlers stand, ends its serving as it begins.
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once.
+
+    What is wrong with settings or schema is raised before.
+    """
+    # A signal that comes before uvicorn serves, while the database starts or migrates, keeps it
+    # from serving at all; one that comes after our last look ends its serving as it begins.
     asked_to_stop = threading.Event()
     server: uvicorn.Server | None = None
 
-    def ask_to_stop(*_: object) -> None:
+    def ask_to_stop() -> None:
         asked_to_stop.set()
         if server is not None:
             server.should_exit = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask_to_stop)
+    on_stop(ask_to_stop)
     # Both before a database is started only to be stopped again.
     if with_worker:
         stripe_key(settings)
@@ -48,8 +59,12 @@ async def serve(
             receiving(built),
             working(built),
         ):
+            limits = ConnectionLimits()
+            allow_files(limits.connections)
             config = uvicorn.Config(
                 create_app(settings, built),
+                http=Connections(limits).protocol(),
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -57,9 +72,8 @@ async def serve(
                 # Longer than the idle time of usual load balancers (60 s), so that they close
                 # first and no webhook meets a connection that is just going away.
                 timeout_keep_alive=75,
-                h11_max_incomplete_event_size=64 * 1024,
             )
-            server = uvicorn.Server(config)
+            server = _Server(config)
             announce(settings, with_worker=with_worker)
             settle_garbage_collector()
             if not asked_to_stop.is_set():

@@ -1,0 +1,190 @@
+"""Connections that cost little however they behave: uvicorn's protocol, within bounds.
+
+uvicorn lets a client take for ever over a request, or over reading its answer; it holds a head of
+any length, reads on when a body was refused, and answers what is no HTTP by plain text. Here
+
+- a request arrives in whole within `seconds` of its first byte (else 408), and so is an answer
+  taken;
+- a head has at most `head_bytes` (else 431), and a body that was answered before its end is read
+  on for at most `ignored_bytes`;
+- there are at most `connections`: one more, and the one that has been without a request for the
+  longest time goes. Where all have one, the new one is refused (503).
+"""
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Any, cast
+
+from fastapi import Response
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.errors import Overloaded
+from app.observability.refusals import RefusalLog
+from app.routers.problems import refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds of one server's connections. Numbers, bytes, seconds."""
+
+    connections: int = 1_000
+    # Svix's headers are under 2 KiB, and so is what proxies add. What comes in one piece with the
+    # rest of a head (256 KiB at most) is taken all the same.
+    head_bytes: int = 64 * 1024
+    ignored_bytes: int = 1024 * 1024
+    # For 16 MiB of mappings over a slow line. A webhook's body has a limit of its own (10 s).
+    seconds: float = 30.0
+
+
+class Connections:
+    """What the connections of one server share."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self.refusals = RefusalLog()
+        self.without_request: dict[BoundedConnection, None] = {}
+        """Those that go first, the one that has been so for the longest time at the front."""
+
+    def protocol(self) -> type[asyncio.Protocol]:
+        """What uvicorn takes for a protocol class."""
+        return cast("type[asyncio.Protocol]", partial(BoundedConnection, shared=self))
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *given: Any, shared: Connections, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._shared = shared
+        self._limits = shared.limits
+        self._deadline: asyncio.TimerHandle | None = None
+        """Runs from a request's first byte to its last."""
+        self._in_head = False
+        self._head_bytes = 0
+        self._ignored_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or refuse it where there is no room."""
+        super().connection_made(transport)
+        waiting = self._shared.without_request
+        if len(self.connections) > self._limits.connections:
+            if not waiting:
+                self._refuse(Overloaded(), "connection_refused")
+                return
+            self._shared.refusals.note("connection_closed_for_another")
+            next(iter(waiting)).transport.abort()
+        waiting[self] = None
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._shared.without_request.pop(self, None)
+        self._end_deadline()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request, of several, or of none."""
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                self._refuse(
+                    HTTPException(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE), "head_too_large"
+                )
+        elif self._idle and self._deadline is not None:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > self._limits.ignored_bytes:
+                self.transport.abort()
+        elif self._idle and self.timeout_keep_alive_task is None:
+            self._wait_for_request()  # it was an empty line, which is no request
+
+    @property
+    def _idle(self) -> bool:
+        """Whether every request has its answer, although some may not have come to their end."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._in_head = True
+        self._head_bytes = 0
+        self._ignored_bytes = 0
+        self._deadline = self.loop.call_later(self._limits.seconds, self._too_slow)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head is there: from now on it is a request."""
+        self._in_head = False
+        self._shared.without_request.pop(self, None)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is there in whole."""
+        self._end_deadline()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is written, as far as we are concerned."""
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()
+        if self._idle and not self.transport.is_closing():
+            self._shared.without_request[self] = None
+
+    def pause_writing(self) -> None:
+        """The client takes its answer more slowly than it is written."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; uvicorn's own text says the same as ours."""
+        self._refuse(HTTPException(HTTPStatus.BAD_REQUEST, msg), "no_http")
+
+    def _wait_for_request(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        if self.flow.read_paused:  # by us: it cannot send
+            self._deadline = self.loop.call_later(self._limits.seconds, self._too_slow)
+        elif self._idle if self._in_head else not (self.cycle.response_started or self.pipeline):
+            self._refuse(HTTPException(HTTPStatus.REQUEST_TIMEOUT), "request_too_slow")
+        else:
+            self.transport.abort()  # an answer is under way, into which another must not be written
+
+    def _watch_reader(self) -> None:
+        self.loop.call_later(self._limits.seconds, self._drop_slow_reader)
+
+    def _drop_slow_reader(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _refuse(self, error: Exception, event: str) -> None:
+        """The last answer of the connection, without a request to be answered."""
+        self._shared.refusals.note(event)
+        self._shared.without_request.pop(self, None)
+        answer = refusal(error)
+        assert answer is not None  # noqa: S101 - of the kinds that it knows
+        self.transport.write(_raw(answer))
+        self.transport.close()
+        self._watch_reader()
+
+
+def _raw(answer: Response) -> bytes:
+    headers = b"".join(b"%s: %s\r\n" % line for line in answer.raw_headers)
+    return b"%s%sconnection: close\r\n\r\n%s" % (
+        STATUS_LINE[answer.status_code],
+        headers,
+        answer.body,
+    )
