@@ -245,6 +245,9 @@ class Booker:
                 linger=self._linger,
                 gone={*displaced.replaced, *leaving},
             )
+            # What is refused stays: it counts where it stands, and would count twice elsewhere.
+            for refused in (w for w in booked if w.state == "parked"):
+                leaving.pop(refused.id, None)
             waiting = [w for w in batch.waiting if w.id not in displaced.ids]
             left = [taken_off(window, now=now) for window in leaving.values()]
             stayed = [w for w in displaced.settle(booked) if w.id not in leaving]

@@ -3,6 +3,8 @@
 An hourly and a daily sync on one meter tell the same usage twice. The window that was accepted
 first stays; one that overlaps it is parked, naming the other one. Looked at under the lock of the
 series, so that two replicas do not accept one each.
+
+So is one that begins before the end of what was deleted of its series: it may have been billed.
 """
 
 from bisect import bisect_left
@@ -10,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,6 +41,17 @@ class OtherWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class PrunedUntil:
+    """Up to where windows of the series were deleted: they cannot be compared any more."""
+
+    at: datetime
+
+    def describe(self) -> str:
+        """As an operator reads it."""
+        return f"windows of this meter, subject and group up to {self.at.isoformat()} were deleted"
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """Windows that may be booked, and those that are parked because they overlap one."""
 
@@ -50,7 +64,7 @@ class Admitted:
 # counts; those of this batch are compared beside.
 _FIND = text(
     """
-    select t.id as window_id, o.id, o.window_start, o.window_end, o.svix_id
+    select t.id as window_id, o.id, o.window_start, o.window_end, o.svix_id, o.pruned_until
     from unnest(
         cast(:id as bigint[]), cast(:meter as text[]), cast(:subject as text[]),
         cast(:group_key as bytea[]), cast(:window_start as timestamptz[]),
@@ -58,15 +72,19 @@ _FIND = text(
     ) as t (id, meter, subject, group_key, window_start, window_end)
     left join usage_series s using (meter, subject, group_key)
     cross join lateral (
-        select w.id, w.window_start, w.window_end, w.svix_id from usage_windows w
+        select null as id, null as window_start, null as window_end, null as svix_id, s.pruned_until
+        where t.window_start < s.pruned_until
+        union all
+        (select w.id, w.window_start, w.window_end, w.svix_id, null from usage_windows w
         where w.meter = t.meter and w.subject = t.subject and w.group_key = t.group_key
           and w.window_start > coalesce(t.window_start - s.longest, '-infinity')
           and w.window_start < t.window_end and w.window_end > t.window_start
           and w.id <> t.id and w.source = 'webhook' and not w.subject_contradicts
-          and not (w.state = 'parked' and w.reason = 'overlaps_window')
+          and not (w.state = 'parked' and w.usage_record_id is null
+                   and w.reason in ('overlaps_window', 'older_than_retention'))
           and not (w.state = 'pending' and w.usage_record_id is null and w.moving_from is null
                    and (w.id > t.id or w.id = any(cast(:id as bigint[]))))
-        order by w.window_start, w.window_end limit 1) o
+        order by w.window_start, w.window_end limit 1) limit 1) o
     """
 )
 
@@ -96,10 +114,16 @@ async def admit(
     return Admitted(
         [w for w in windows if w.id in let_in or not _may_overlap(w)],
         [
-            SettledWindow(id_, "parked", ParkReason.OVERLAPS_WINDOW, other.describe())
+            SettledWindow(id_, "parked", _REASONS[type(other)], other.describe())
             for id_, other in found.items()
         ],
     )
+
+
+_REASONS: Final[dict[type[OtherWindow | PrunedUntil], ParkReason]] = {
+    OtherWindow: ParkReason.OVERLAPS_WINDOW,
+    PrunedUntil: ParkReason.OLDER_THAN_RETENTION,
+}
 
 
 def series_of(window: PendingWindow) -> SeriesKey:
@@ -109,8 +133,9 @@ def series_of(window: PendingWindow) -> SeriesKey:
 
 async def find_overlaps(
     connection: AsyncConnection, windows: Sequence[PendingWindow]
-) -> dict[int, OtherWindow]:
-    """Windows of locked series that overlap an accepted one, by id, with that one.
+) -> dict[int, OtherWindow | PrunedUntil]:
+    """Windows of locked series that overlap an accepted one, by id, with that one, or what was
+    deleted.
 
     Accepted is every other window from a delivery that is not itself parked for an overlap. Of
     two windows given the one with the smaller id is accepted.
@@ -128,8 +153,10 @@ async def find_overlaps(
             "window_end": [w.facts.window_end for w in windows],
         },
     )
-    found = {
-        row.window_id: OtherWindow(row.id, row.window_start, row.window_end, row.svix_id)
+    found: dict[int, OtherWindow | PrunedUntil] = {
+        row.window_id: PrunedUntil(row.pruned_until)
+        if row.id is None
+        else OtherWindow(row.id, row.window_start, row.window_end, row.svix_id)
         for row in rows
     }
     return found | overlaps_within(window for window in windows if window.id not in found)

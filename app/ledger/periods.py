@@ -35,6 +35,8 @@ class ItemPeriod:
     # The last second (Unix) that Stripe takes nothing more for.
     closed_until: int | None = None
     series: bytes | None = None
+    # Its windows and records are deleted, or are about to be.
+    pruned: bool = False
 
     def is_closed_at(self, second: int) -> bool:
         """Whether Stripe takes no record at this second any more."""
@@ -142,7 +144,7 @@ async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dic
         text(
             """
             select id, exact_numerator, exact_denominator, rounded_total, rounding, combination,
-                   late_policy, closed_until, series
+                   late_policy, closed_until, series, pruned_at is not null as pruned
             from item_periods
             where id = any(cast(:ids as bigint[])) order by id for update
             """
@@ -159,6 +161,7 @@ async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dic
             LatePolicy(row.late_policy),
             row.closed_until,
             row.series,
+            row.pruned,
         )
         for row in rows
     }

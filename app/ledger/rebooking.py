@@ -27,6 +27,7 @@ from app.db import transaction
 from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger import windows as facts
+from app.ledger.foremost import foremost_on
 from app.ledger.periods import ItemPeriod
 from app.ledger.placing import Placed, Standing, rewrite
 from app.ledger.records import RecordPlace, UsageRecord
@@ -183,7 +184,7 @@ async def _take_off(
         without = [w.id for w in windows]
         beside = [
             Standing(w.id, records[w.usage_record_id].key.timestamp, w.window_end, w.amount)
-            for w in await facts.foremost_on(connection, left, period.combination, without=without)
+            for w in await foremost_on(connection, left, period.combination, without=without)
         ]
     again = partial(rewrite, period, placed=emptied, now=now, linger=timedelta(0), beside=beside)
     result = again(records=given)

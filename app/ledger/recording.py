@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger import periods as period_store
 from app.ledger import records as store
+from app.ledger.foremost import foremost_on
 from app.ledger.periods import ItemPeriod, PeriodKey
 from app.ledger.placing import Placed, Rewritten, Standing, rewrite
 from app.ledger.quantity import round_total
 from app.ledger.records import NewRecord, RecordKey, RecordPlace, UsageRecord
-from app.ledger.windows import PendingWindow, SettledWindow, foremost_on, parked_beside
+from app.ledger.windows import PendingWindow, SettledWindow, parked_beside
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
 from app.mapping.reasons import ParkReason
@@ -137,6 +138,7 @@ def _refuse_misfits(
 ) -> tuple[dict[int, ItemPeriod], list[Placed], list[SettledWindow]]:
     """Take out what cannot stand beside what the item's period already holds.
 
+    Nothing is booked where windows were deleted: what counts there already cannot be told.
     Under `latest`, and for a whole period's value, an item takes one series only: of two, neither
     is the newest or the whole. And a revision may tell another aggregation than what was booked.
     """
@@ -147,6 +149,15 @@ def _refuse_misfits(
         period = periods[p.item_period_id]
         facts = p.window.facts
         whole = facts.source is WindowSource.PERIOD
+        if period.pruned:
+            refused.append(
+                parked_beside(
+                    p.window,
+                    ParkReason.OLDER_THAN_RETENTION,
+                    "the windows of its billing period were deleted",
+                )
+            )
+            continue
         if p.gone:
             fitting.append(p)
             continue

@@ -103,7 +103,8 @@ _MEASURE = text(
         select aggregation, window_start, window_end from usage_windows w
         where w.meter = t.meter and w.subject = t.subject and w.group_key = t.group_key
           and w.source = 'webhook' and not w.subject_contradicts
-          and not (w.state = 'parked' and w.reason = 'overlaps_window')
+          and not (w.state = 'parked' and w.usage_record_id is null
+                   and w.reason in ('overlaps_window', 'older_than_retention'))
           and w.id <> all(cast(:without as bigint[]))
         order by w.window_start desc limit 1) n
     where s.meter = t.meter and s.subject = t.subject and s.group_key = t.group_key

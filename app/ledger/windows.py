@@ -1,7 +1,7 @@
 """Usage windows in the database: claim, settle, wake. SQL only, in whole batches."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -11,7 +11,6 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.mapping.models import Combination
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts, WindowSource
@@ -94,16 +93,6 @@ def parked_beside(window: PendingWindow, reason: ParkReason, detail: str) -> Set
     )
 
 
-@dataclass(frozen=True, slots=True)
-class StandingWindow:
-    """What of a window is counted on a record."""
-
-    id: int
-    usage_record_id: int
-    window_end: datetime
-    amount: Fraction
-
-
 WINDOW_COLUMNS = """
     id, meter, subject, group_key, group_by, window_start, window_end, aggregation,
     subject_contradicts, source, record_at, value, revision, svix_id, message_at, state, reason,
@@ -112,21 +101,45 @@ WINDOW_COLUMNS = """
 """
 
 
+_TO_BOOK: Final = f"state = 'pending' and (reason is null or reason not in {TO_BE_ASKED})"
+# Two walks along one index, each with an end of its own: a million windows that wait for later are
+# not looked at. With an `or` in their place the planner reads all of them. What is returned is
+# locked once more, so that it is what stands now.
+_CLAIM: Final = text(
+    f"""
+    with soon as (
+        select id from usage_windows where {_TO_BOOK} and retry_at is null
+        order by id limit :limit for update skip locked),
+    later as (
+        select id from usage_windows where {_TO_BOOK} and retry_at <= :now
+        order by retry_at, id limit greatest(:limit - (select count(*) from soon), 0)
+        for update skip locked)
+    select {WINDOW_COLUMNS} from usage_windows
+    where id in (select id from soon union all select id from later)
+      and {_TO_BOOK} and (retry_at is null or retry_at <= :now)
+    order by id for update
+    """  # noqa: S608 - constants of this module
+)
+_CLAIM_ONLY: Final = text(
+    f"""
+    select {WINDOW_COLUMNS} from usage_windows
+    where id = any(cast(:only as bigint[])) and {_TO_BOOK}
+      and (retry_at is null or retry_at <= :now)
+    order by id for update skip locked
+    """  # noqa: S608 - constants of this module
+)
+
+
 async def claim_pending(
     connection: AsyncConnection, *, now: datetime, limit: int, only: Sequence[int] | None = None
 ) -> list[PendingWindow]:
     """Lock windows that were released or waited for a snapshot, and that nobody else is booking."""
-    rows = await connection.execute(
-        text(
-            f"""
-            select {WINDOW_COLUMNS} from usage_windows
-            where state = 'pending' and (retry_at is null or retry_at <= :now)
-              and coalesce(reason, '') not in {TO_BE_ASKED}
-              and (cast(:only as bigint[]) is null or id = any(cast(:only as bigint[])))
-            order by id limit :limit for update skip locked
-            """  # noqa: S608 - the columns are a constant of this module
-        ),
-        {"now": now, "limit": limit, "only": None if only is None else list(only)},
+    if limit == 0:
+        return []
+    rows = (
+        await connection.execute(_CLAIM, {"now": now, "limit": limit})
+        if only is None
+        else await connection.execute(_CLAIM_ONLY, {"now": now, "only": list(only)})
     )
     return [
         pending_window(row, just_read=row.reason == AWAITING_SNAPSHOT and row.retry_at is None)
@@ -169,55 +182,6 @@ async def lock_booked(
         {"records": list(usage_record_ids), "limit": limit},
     )
     return [pending_window(row) for row in rows]
-
-
-# Which of a record's windows it is. Quotients of PostgreSQL are rounded, its `div` and `mod` are
-# exact: this is floor + ceil of twice the amount. It never falls where the amount rises, and says
-# all that rounding to whole units asks for: whichever of several it is, the quantity is the same.
-_FOREMOST: Final = {
-    Combination.MAX: """
-        2 * div(2 * w.amount_numerator, w.amount_denominator)
-        + sign(mod(2 * w.amount_numerator, w.amount_denominator)) desc
-    """,
-    Combination.LATEST: "w.window_end desc, w.id desc",
-}
-
-
-async def foremost_on(
-    connection: AsyncConnection,
-    usage_record_ids: Collection[int],
-    combination: Combination,
-    *,
-    without: Collection[int],
-) -> list[StandingWindow]:
-    """Of each locked record the one window that counts, by its combination, `without` some.
-
-    One, because a record of a day or a period has all windows of its time: to fetch these for every
-    window that is booked took seconds.
-    """
-    rows = await connection.execute(
-        text(
-            f"""
-            select f.* from unnest(cast(:records as bigint[])) as r (id)
-            cross join lateral (
-                select w.id, w.usage_record_id, w.window_end,
-                       w.amount_numerator, w.amount_denominator
-                from usage_windows w
-                where w.usage_record_id = r.id and w.id <> all(cast(:without as bigint[]))
-                order by {_FOREMOST[combination]} limit 1) f
-            """  # noqa: S608 - a constant of this module
-        ),
-        {"records": list(usage_record_ids), "without": list(without)},
-    )
-    return [
-        StandingWindow(
-            row.id,
-            row.usage_record_id,
-            row.window_end,
-            Fraction(int(row.amount_numerator), int(row.amount_denominator)),
-        )
-        for row in rows
-    ]
 
 
 def pending_window(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
@@ -329,9 +293,10 @@ async def snapshot_arrived(
             f"""
             update usage_windows set retry_at = :retry_at where id in (
                 select id from usage_windows
-                where state = 'pending' and reason = :reason and detail = :subscription
+                where state = 'pending' and reason = '{AWAITING_SNAPSHOT}'
+                  and detail = :subscription
                 {KEY_ORDER} for update)
-            """  # noqa: S608 - the order is a constant of this module
+            """  # noqa: S608 - constants of this module
         ),
-        {"retry_at": retry_at, "reason": AWAITING_SNAPSHOT, "subscription": subscription},
+        {"retry_at": retry_at, "subscription": subscription},
     )

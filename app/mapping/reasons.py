@@ -24,6 +24,7 @@ class ParkReason(StrEnum):
     PERIOD_CLOSED = "period_closed"
     PERIOD_NOT_OPEN = "period_not_open"
     OVERLAPS_WINDOW = "overlaps_window"
+    OLDER_THAN_RETENTION = "older_than_retention"
     NEEDS_APPROVAL = "needs_approval"
     QUERY_UNANSWERED = "query_unanswered"
     BOOKING_FAILED = "booking_failed"
@@ -83,6 +84,10 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "Another window of this meter, subject and group covers a part of its time already; the "
         "detail names it. Bill one of the two: stop one of the two syncs, and release this window "
         "once the other one is gone."
+    ),
+    ParkReason.OLDER_THAN_RETENTION: (
+        "It belongs to a time whose windows were deleted (RETENTION_DAYS): it may have been billed "
+        "already. If it was not, bill it by hand (an invoice item or a credit note)."
     ),
     ParkReason.NEEDS_APPROVAL: (
         "The correction takes away more than APPROVE_REDUCTIONS_ABOVE. What was booked stays until "

@@ -113,7 +113,7 @@ _STANDING = text(
     from placed p
     join usage_windows w on w.id = p.id
     join usage_records r on r.id = w.usage_record_id
-    join item_periods i on i.id = r.item_period_id
+    join item_periods i on i.id = r.item_period_id and i.pruned_at is null
     cross join lateral (
         select r.reported_quantity <> 0 or r.carried_quantity <> 0 or r.sent_key is not null
                or r.doubtful as at_stripe) k
@@ -129,6 +129,7 @@ _MARK = text(
         select w.id from placed p
         join usage_windows w on w.id = p.id
         join usage_records r on r.id = w.usage_record_id
+        join item_periods i on i.id = r.item_period_id and i.pruned_at is null
         join unnest(cast(:place_meters as text[]), cast(:place_groups as text[]),
                     cast(:place_items as text[]), cast(:place_subscriptions as text[]))
             as c (of_meter, groups, item, subscription)

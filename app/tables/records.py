@@ -47,6 +47,10 @@ item_periods = Table(
     # The last second (Unix) that it takes nothing more for: where the anchor was moved under what
     # was booked as one period, the rest of its records can still be set. Null: it is open.
     Column("closed_until", BigInteger),
+    # When its records began to be deleted as too old, and what they had reported in all by then, as
+    # the price combines them. Nothing is booked here any more.
+    Column("pruned_at", TIMESTAMPTZ),
+    Column("pruned_reported", Numeric),
     UniqueConstraint("subscription_item", "period_start"),
     CheckConstraint("combination in ('sum', 'max', 'latest')", name="combination"),
     CheckConstraint("late_policy in ('carry_forward', 'hold')", name="late_policy"),
@@ -112,9 +116,9 @@ usage_records = Table(
         postgresql_where=text("state = 'due'"),
     ),
     Index(
-        "ix_usage_records_unsent",
+        "ix_usage_records_owed",
         "unsent_since",
-        postgresql_where=text("state = 'due'"),
+        postgresql_where=text("state in ('due', 'late')"),
     ),
     Index("ix_usage_records_late", "due_at", "id", postgresql_where=text("state = 'late'")),
     Index("ix_usage_records_held", "reason", "id", postgresql_where=text("state = 'held'")),

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from app.db import transaction
 from app.ledger import recording
+from app.ledger.foremost import StandingWindow, foremost_on
 from app.ledger.quantity import round_total
-from app.ledger.windows import StandingWindow, foremost_on
 from app.mapping.models import Combination, Rounding
 from tests.ledger.world import Replica, World, row
 from tests.mapping.stripe_side import item, snapshot
