@@ -37,9 +37,8 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## Measure (nothing yet: see CHANGELOG.md)
-	@test -d bench || { echo "no benchmarks yet: see CHANGELOG.md, 'Not yet here'"; exit 1; }
-	$(BIN)/python -m bench
+bench: $(STAMP) ## Measure beside floors and rivals; writes docs/performance.md (ARGS="ingest --quick")
+	$(BIN)/python -m bench $(ARGS)
 
 simulate: $(STAMP) ## A year of 50 subscriptions on a movable clock; writes docs/periods.md
 	$(BIN)/python -m tests.simulation $(ARGS)

@@ -1,0 +1,1 @@
+"""The figures, one module each; `bench.table` names them all."""
