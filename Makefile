@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint format bench simulate model lock clean help
+.PHONY: demo run test lint format bench simulate model chaos lock clean help
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ simulate: $(STAMP) ## A year of 50 subscriptions on a movable clock; writes docs
 
 model: $(STAMP) ## Random deliveries, changes and faults against the model: STEPS=20000
 	MODEL_STEPS=$(or $(STEPS),20000) MODEL_SEED=$(or $(SEED),random) $(BIN)/python -m pytest -n0 -q tests/model $(ARGS)
+
+chaos: $(STAMP) ## 500 faults, 100,000 windows, 20 minutes; writes docs/reliability.md: ARGS="--seed 2"
+	$(BIN)/python -m tests.chaos --page docs/reliability.md $(ARGS)
 
 lock: $(STAMP) ## Renew the hash-checked lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra embedded --group dev pyproject.toml -o requirements/dev.txt

@@ -1,0 +1,60 @@
+"""Runs the fault harness: `python -m tests.chaos --seed 1`. Exit code 1 if anything is wrong."""
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.outcome import Options
+from tests.chaos.report import PAGE, page, text
+from tests.chaos.run import run
+from tests.chaos.sabotage import SABOTAGE
+
+# Of the time there is: the rest is for what is left to do, and the comparison.
+SHARE = 0.65
+
+
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", type=int, default=500)
+    parser.add_argument("--windows", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=20.0, help="that it may take in all")
+    parser.add_argument("--page", type=Path, help=f"write the page ({PAGE.name}) here")
+    parser.add_argument("--sabotage", choices=sorted(SABOTAGE), help="falsify the evidence")
+    return parser.parse_args()
+
+
+def say(line: str) -> None:
+    """A line on the terminal, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Run, print, write the page; returns the exit code."""
+    wanted = asked()
+    logging.disable(logging.CRITICAL)
+    options = Options(
+        seed=wanted.seed,
+        faults=wanted.faults,
+        windows=wanted.windows,
+        seconds=wanted.minutes * 60 * SHARE,
+        within=wanted.minutes * 60,
+        sabotage=wanted.sabotage,
+    )
+    with tempfile.TemporaryDirectory(prefix="mb-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL runs as another user where we are root
+        outcome = asyncio.run(run(options, Path(folder), say))
+    say(text(outcome))
+    if wanted.page is not None:
+        wanted.page.write_text(page(outcome))
+        say(f"written: {wanted.page}")
+    return 0 if outcome.clean else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
