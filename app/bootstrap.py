@@ -193,6 +193,7 @@ async def working(built: Services) -> AsyncIterator[None]:
     loops: dict[str, Callable[[], Awaitable[None]]] = {
         "booking": workshop.booking.run,
         "dispatcher": send,
+        "pruning": workshop.pruning.run,
     }
     if workshop.asking is not None:
         loops["asking"] = workshop.asking.run
@@ -205,6 +206,7 @@ async def working(built: Services) -> AsyncIterator[None]:
     finally:
         workshop.supervisor.stop()
         workshop.booking.stop()
+        workshop.pruning.stop()
         if workshop.asking is not None:
             workshop.asking.stop()
         workshop.dispatcher.stop()

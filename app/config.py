@@ -19,6 +19,7 @@ from app.errors import SettingsError
 
 MIN_SECRET_BYTES = 24
 _DAY = 86_400.0
+_SHORTEST_RETENTION_DAYS = 100
 # Scheme, host or [address], port, path, as the API clients take them: neither user nor password
 # (they would reach logs), neither query nor fragment (paths are appended), nothing to be escaped.
 _API_ADDRESS = re.compile(
@@ -184,6 +185,20 @@ class Settings(BaseSettings):
         le=10_000_000,
         description="Subjects and subscriptions kept in memory at most.",
     )
+    retention_days: int = Field(
+        400,
+        ge=0,
+        le=36_500,
+        description="Days after its billing period's end for which usage is kept: windows, "
+        "records, deliveries; 0 is for ever.",
+    )
+    raw_retention_days: int = Field(
+        100,
+        ge=0,
+        le=36_500,
+        description="Days for which raw bodies of webhooks and attempts at Stripe are kept; "
+        "0 is for ever.",
+    )
     database_pool_size: int = Field(
         10, ge=3, le=200, description="Database connections per process."
     )
@@ -220,6 +235,14 @@ class Settings(BaseSettings):
             scheme = value.get_secret_value().partition("://")[0]
             if scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
                 raise ValueError("must begin with postgresql:// or postgresql+asyncpg://")
+        return value
+
+    @field_validator("retention_days")
+    @classmethod
+    def _longer_than_resends(cls, value: int) -> int:
+        # The sender can resend for 90 days: what came again after its deletion would be parked.
+        if 0 < value < _SHORTEST_RETENTION_DAYS:
+            raise ValueError(f"must be {_SHORTEST_RETENTION_DAYS} or more, or 0 for ever")
         return value
 
     @field_validator("openmeter_webhook_secrets")

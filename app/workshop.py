@@ -32,6 +32,8 @@ from app.mapping.models import LatePolicy
 from app.mapping.resolution import Rules
 from app.mapping.snapshots import Snapshots, read_from_stripe
 from app.openmeter.api import OpenMeterClient
+from app.retention.pruner import Pruner, PruningLoop
+from app.retention.terms import Terms
 from app.stripe_client import StripeClient, StripeError, Timeouts
 from app.supervision import Supervisor
 
@@ -75,6 +77,7 @@ class Workshop:
     booking: BookingLoop
     asking: AskingLoop | None
     dispatcher: RenewedDispatcher
+    pruning: PruningLoop
     supervisor: Supervisor
 
 
@@ -198,4 +201,6 @@ def build_workshop(
     if openmeter is not None:
         flusher = Flusher(engine, clock, openmeter, cached, snapshots) if flush_before else None
         asking = AskingLoop(Querier(engine, clock, openmeter), flusher, on_answered=booking.wake)
-    return Workshop(client, snapshots, booking, asking, dispatcher, Supervisor())
+    terms = Terms.of_days(settings.retention_days, settings.raw_retention_days)
+    pruning = PruningLoop(Pruner(engine, clock, terms))
+    return Workshop(client, snapshots, booking, asking, dispatcher, pruning, Supervisor())

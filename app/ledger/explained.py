@@ -181,7 +181,8 @@ class PeriodHead:
     """One item in one billing period; bounds as booking knows them.
 
     `id` is None, and so are the rules, where nothing was ever booked. `price`, `lookup_key`: what
-    the item bills by now, as far as Stripe was asked.
+    the item bills by now, as far as Stripe was asked. `pruned_at`: when its windows and records
+    began to be deleted as too old; `pruned_reported` is what they had reported in all.
     """
 
     id: int | None
@@ -197,6 +198,8 @@ class PeriodHead:
     rounded: int = 0
     price: str | None = None
     lookup_key: str | None = None
+    pruned_at: datetime | None = None
+    pruned_reported: int = 0
 
 
 @dataclass(frozen=True, slots=True)

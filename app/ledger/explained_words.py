@@ -151,6 +151,12 @@ def _remarks(period: ExplainedPeriod, says: StripeSays) -> list[str]:
             f"The windows add up to {exact_text(totals.exact)}, and Stripe takes nothing below "
             "zero: the rest lowers what comes later in the period."
         )
+    if period.head.pruned_at is not None:
+        pruned = (
+            "Its windows and records are older than RETENTION_DAYS and were deleted on "
+            f"{moment(period.head.pruned_at)} UTC: the totals are what is left."
+        )
+        return [*remarks, *missing, pruned]
     if missing or not totals.records:
         return [*remarks, *missing] or ["Nothing from OpenMeter belongs here."]
     return [*remarks, _all_there(period, says)]

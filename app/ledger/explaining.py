@@ -182,6 +182,8 @@ def _totals(head: PeriodHead, row: Row[Any]) -> PeriodTotals:
         "max": (row.wanted_max, row.reported_max),
         "latest": (row.wanted_newest, row.reported_newest),
     }.get(head.combination or "sum", (row.wanted_sum, row.reported_sum))
+    if head.pruned_at is not None:  # what was told to Stripe stood as it was wanted
+        wanted = (head.pruned_reported, head.pruned_reported)
     added_up = head.id is not None and head.combination == "sum"
     return PeriodTotals(
         head.exact if added_up else None,

@@ -48,6 +48,8 @@ def head(row: Row[Any]) -> PeriodHead:
         int(row.rounded_total) if booked else 0,
         row.price,
         row.lookup_key,
+        row.pruned_at if booked else None,
+        int(row.pruned_reported or 0) if booked else 0,
     )
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import TextClause, text
 _HEAD: Final = """
     select p.id, p.subscription, p.subscription_item, p.period_start, p.period_end,
            p.combination, p.rounding, p.late_policy, p.closed_at,
-           p.exact_numerator, p.exact_denominator, p.rounded_total,
+           p.exact_numerator, p.exact_denominator, p.rounded_total, p.pruned_at, p.pruned_reported,
            i.body ->> 'price_id' as price, i.body ->> 'lookup_key' as lookup_key
     from item_periods p
     left join lateral (

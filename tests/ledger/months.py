@@ -182,6 +182,7 @@ class Months:
                    sum(r.wanted_quantity) as wanted, sum(m.came) as came, sum(m.went) as went
             from item_periods p join usage_records r on r.item_period_id = p.id
             join moved m on m.id = r.id
+            where p.pruned_at is null
             group by p.id
             having (p.combination = 'sum'
                     and sum(r.wanted_quantity) <> p.rounded_total + sum(m.came) - sum(m.went))

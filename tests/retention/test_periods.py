@@ -1,0 +1,256 @@
+"""What is over for good is deleted, and what it came to stays; nothing of it is billed again."""
+
+import asyncio
+
+from sqlalchemy import text
+
+from app.db import transaction
+from app.ledger.explaining import ExplainingRepository
+from app.mapping.file import from_yaml, to_mappings
+from app.retention.pruner import PRUNING_LOCK, PruningLoop
+from app.retention.terms import Batch, Place, Terms
+from app.retention.windows import prune_periods
+from tests.ledger.months import APRIL, JUNE, MARCH, MAY, Line, Months, used
+from tests.mapping.stripe_side import HOUR
+from tests.retention.pruned import KEPT, counts, prune, pruner, totals, windows_of
+
+
+async def three_months(months: Months) -> None:
+    """March, April and May with an hour or two each; it is June."""
+    await months.tell(used(MARCH, 5, 3), used(MARCH, 6, 4))
+    for month, value in ((APRIL, 5), (MAY, 6)):
+        await months.begin(month)
+        await months.tell(used(month, 0, value))
+    await months.begin(JUNE)
+
+
+async def test_an_old_period_is_emptied_and_what_it_came_to_stays(months: Months) -> None:
+    await three_months(months)
+    before = await totals(months)
+    pruned = await prune(months)
+    assert dict(pruned) == {
+        "item_periods": 1,
+        "usage_windows": 2,
+        "usage_records": 2,
+        "deliveries": 1,
+    }
+    assert await totals(months) == before
+    assert await months.months() == {APRIL: Line(5), MAY: Line(6)}
+    [period] = await months.world.rows(
+        "select pruned_at, pruned_reported from item_periods where pruned_at is not null"
+    )
+    assert (period["pruned_at"], period["pruned_reported"]) == (months.world.clock.now(), 7)
+    assert not await prune(months)
+    await months.check()
+
+
+async def test_what_is_kept_for_ever_is_kept(months: Months) -> None:
+    await three_months(months)
+    before = await counts(months)
+    assert not await prune(months, Terms.of_days(0, 0))
+    assert await counts(months) == before
+
+
+async def test_a_window_that_was_deleted_and_comes_again_is_never_billed_again(
+    months: Months,
+) -> None:
+    await three_months(months)
+    before = await totals(months)
+    await prune(months)
+    for value in (3, 0, 1_000):
+        await months.tell(used(MARCH, 5, value), used(MARCH, 2, value))
+        assert await months.world.parked() == {"older_than_retention": 2}
+    await months.release("older_than_retention")
+    assert await months.world.parked() == {"older_than_retention": 2}
+    assert await totals(months) == before
+    assert await months.months() == {APRIL: Line(5), MAY: Line(6)}
+
+
+async def test_nor_where_the_item_is_another_one_by_now(months: Months) -> None:
+    """Nothing is known of the new item: a late window would be carried to its open period."""
+    await three_months(months)
+    await prune(months)
+    await months.begin(JUNE, after=3 * HOUR)
+    await months.show("si_new")
+    await months.tell(used(MARCH, 5, 3))
+    assert await months.world.parked() == {"older_than_retention": 1}
+    assert await months.months() == {APRIL: Line(5), MAY: Line(6)}
+
+
+async def test_nor_with_other_bounds(months: Months) -> None:
+    """A daily sync over what an hourly one told; what begins later is booked beside it."""
+    await three_months(months)
+    await prune(months)
+    day = {"windowStart": MARCH.isoformat(), "windowEnd": (MARCH + 24 * HOUR).isoformat()}
+    await months.tell({"value": "99", **day}, used(MARCH, 20, 1))
+    told = {row["window_start"]: row["reason"] for row in await windows_of(months)}
+    assert told[MARCH] == "older_than_retention"
+    assert told[MARCH + 20 * HOUR] == "older_than_retention"  # its period was emptied
+    assert await months.months() == {APRIL: Line(5), MAY: Line(6)}
+
+
+async def test_what_follows_is_not_taken_for_what_was_deleted(months: Months) -> None:
+    await three_months(months)
+    await prune(months)
+    over = {
+        "windowStart": (MARCH + 6 * HOUR).isoformat(),
+        "windowEnd": (APRIL + 3 * HOUR).isoformat(),
+    }
+    await months.tell({"value": "99", **over})
+    await months.tell(used(APRIL, 1, 2))
+    assert await months.world.parked() == {"older_than_retention": 1}
+    # April is closed: its new window is billed in June, although the long one lies over it.
+    assert await months.months() == {APRIL: Line(5), MAY: Line(6), JUNE: Line(2)}
+
+
+async def test_what_overlapped_is_not_billed_when_the_other_one_is_deleted(
+    months: Months,
+) -> None:
+    half = {
+        "windowStart": (MARCH + 5.5 * HOUR).isoformat(),
+        "windowEnd": (MARCH + 6.5 * HOUR).isoformat(),
+    }
+    await months.tell(used(MARCH, 5, 3))
+    await months.tell({"value": "8", **half})
+    assert await months.world.parked() == {"overlaps_window": 1}
+    for month in (APRIL, MAY, JUNE):
+        await months.begin(month)
+    await prune(months)
+    await months.release("overlaps_window")
+    assert await months.world.parked() == {"older_than_retention": 1}
+    assert await months.months() == {}
+
+
+FIRST_RECORD = "(select min(id) from usage_records)"
+RECORD = f"usage_records set {{}} where id = {FIRST_RECORD}"
+WINDOW = f"usage_windows set {{}} where usage_record_id = {FIRST_RECORD}"
+NEWEST = "usage_windows set {} where id = (select max(id) from usage_windows)"
+# What keeps March, and how that comes to its end.
+KEPT_BY = [
+    (RECORD, "state = 'held', reason = 'credit_due'", "state = 'reported', reason = null"),
+    (RECORD, "state = 'due', due_at = now()", "state = 'reported', due_at = null"),
+    (RECORD, "state = 'late', due_at = now()", "state = 'reported', due_at = null"),
+    (RECORD, "sent_key = 'k'", "sent_key = null"),
+    (RECORD, "doubtful = true", "doubtful = false"),
+    (WINDOW, "state = 'parked', reason = 'needs_approval'", "state = 'booked', reason = null"),
+    (WINDOW, "state = 'pending'", "state = 'booked'"),
+    (NEWEST, f"moving_from = {FIRST_RECORD}", "moving_from = null"),
+    (WINDOW, "source = 'period'", "source = 'webhook'"),
+    (WINDOW, "subject_contradicts = true", "subject_contradicts = false"),
+]
+
+
+async def test_what_is_not_settled_keeps_its_whole_period(months: Months) -> None:
+    await three_months(months)
+    before = await counts(months)
+    for row, keep, settle in KEPT_BY:
+        await months.world.run("update " + row.format(keep))
+        assert not await prune(months), keep
+        assert await counts(months) == before, keep
+        await months.world.run("update " + row.format(settle))
+    assert (await prune(months))["usage_windows"] == 2
+
+
+async def test_a_carry_keeps_where_it_came_from_as_long_as_where_it_went(months: Months) -> None:
+    await months.tell(used(MARCH, 5, 3))
+    for month in (APRIL, MAY):
+        await months.begin(month)
+    await months.tell(used(MARCH, 6, 4))
+    await months.begin(JUNE)
+    assert await months.carries() == [4]
+    assert not await prune(months)
+    assert await months.months() == {MARCH: Line(3), MAY: Line(4)}
+    months.world.clock.set(JUNE + 2 * KEPT)
+    pruned = await prune(months)
+    assert (pruned["usage_records"], pruned["carries"]) == (3, 1)
+    [march, may] = await months.world.rows(
+        "select pruned_reported, rounded_total from item_periods order by period_start"
+    )
+    assert (march["pruned_reported"], march["rounded_total"]) == (3, 7)
+    assert (may["pruned_reported"], may["rounded_total"]) == (4, 0)
+
+
+async def test_row_by_row_and_stopped_anywhere_it_comes_to_the_same(months: Months) -> None:
+    await three_months(months)
+    before = await totals(months)
+    batches = 0
+    while True:
+        one = pruner(months, rows_at_once=1)
+        sweep = asyncio.create_task(one.sweep())
+        for _ in range(150 * (batches + 1)):
+            await asyncio.sleep(0)
+        sweep.cancel()
+        [outcome] = await asyncio.gather(sweep, return_exceptions=True)
+        batches += 1
+        await months.check()
+        assert await totals(months) == before
+        if not isinstance(outcome, BaseException):
+            break
+        assert batches < 500
+    assert await counts(months) == {"deliveries": 2, "usage_windows": 2, "usage_records": 2}
+
+
+async def test_a_correction_between_two_batches_changes_nothing_and_stays(months: Months) -> None:
+    await three_months(months)
+    before = await totals(months)
+    now = months.world.clock.now()
+    async with transaction(months.world.engine) as connection:
+        await connection.execute(
+            text("update item_periods set pruned_at = :now where period_start = :march"),
+            {"now": now, "march": MARCH},
+        )
+        await prune_periods(connection, Batch(now, now - KEPT, Place(), limit=1))
+    # One of the two is deleted, and both are told anew.
+    await months.tell(used(MARCH, 5, 30), used(MARCH, 6, 40))
+    assert await months.world.parked() == {"older_than_retention": 2}
+    await prune(months)
+    assert await totals(months) == before
+    kept = [row for row in await windows_of(months) if row["window_end"] < APRIL]
+    assert [(row["state"], row["value"]) for row in kept] == [("parked", 30), ("parked", 40)]
+    assert await months.months() == {MARCH: Line(4), APRIL: Line(5), MAY: Line(6)}
+
+
+async def test_a_changed_mapping_moves_nothing_of_what_is_being_deleted(months: Months) -> None:
+    await three_months(months)
+    months.world.stripe.show("sub_2")
+    await months.world.run(
+        "update item_periods set pruned_at = now() where period_start = '2026-03-01'"
+    )
+    await months.world.run("update subject_mappings set subscription = 'sub_1'")
+    moved = await months.world.mappings.replace(
+        to_mappings(from_yaml("subjects: [{subject: customer-1, subscription: sub_2}]")),
+        now=months.world.clock.now(),
+        force=True,
+    )
+    assert moved.moves.windows == 2  # of April and May
+
+
+async def test_while_another_replica_prunes_nothing_is_done(months: Months) -> None:
+    await three_months(months)
+    async with transaction(months.world.engine) as other:
+        await other.execute(text("select pg_advisory_xact_lock(:key)"), {"key": PRUNING_LOCK})
+        assert not await prune(months)
+    assert await prune(months)
+
+
+async def test_an_explanation_says_that_it_is_all_that_is_left(months: Months) -> None:
+    await three_months(months)
+    await prune(months)
+    explained = await ExplainingRepository(months.world.engine).item_period(
+        "si_1", MARCH + HOUR, after=None
+    )
+    assert explained is not None
+    assert explained.head.pruned_at == months.world.clock.now()
+    assert (explained.totals.rounded, explained.totals.reported) == (7, 7)
+
+
+async def test_the_loop_prunes_until_it_is_stopped(months: Months) -> None:
+    await three_months(months)
+    loop = PruningLoop(pruner(months), first_after=0, every=0.01)
+    running = asyncio.create_task(loop.run())
+    async with asyncio.timeout(30):
+        while (await counts(months))["usage_windows"] > 2:
+            assert not running.done()
+            await asyncio.sleep(0.01)
+        loop.stop()
+        await running
