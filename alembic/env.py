@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.db import engine_arguments
 from app.tables import metadata
 
 # One number for all replicas of this program; ten may start at once, and nine wait here.
@@ -23,6 +24,9 @@ def run(connection: Connection) -> None:
         compare_server_default=True,
         transaction_per_migration=True,
     )
+    # Whatever the role has: nine of ten wait here for as long as the first one migrates.
+    connection.execute(text("set lock_timeout = 0"))
+    connection.execute(text("set statement_timeout = 0"))
     connection.execute(text("select pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
     # Only after the wait for our turn: a table lock must not be waited for longer than this.
     connection.execute(text(f"set lock_timeout = '{LOCK_TIMEOUT}'"))
@@ -40,7 +44,8 @@ def run(connection: Connection) -> None:
 
 async def main() -> None:
     """Connect and migrate. The URL comes from the caller and is never written down."""
-    engine = create_async_engine(context.config.attributes["url"])
+    url = context.config.attributes["url"]
+    engine = create_async_engine(url, connect_args=engine_arguments(url))
     try:
         async with engine.connect() as connection:
             await connection.run_sync(run)

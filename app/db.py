@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import asyncpg
 from alembic.config import Config
@@ -55,11 +55,55 @@ def database_url(raw: str) -> URL:
     if set(url.query) - _QUERY:
         known = ", ".join(sorted(_QUERY))
         raise SettingsError(f"DATABASE_URL: has a parameter that is none of {known}; leave it out")
+    for name in ("prepared_statement_cache_size", "statement_cache_size"):
+        if not str(url.query.get(name, "0")).isdecimal():
+            raise SettingsError(f"DATABASE_URL: {name} must be a number")
     if "sslmode" in url.query:  # libpq's word for what asyncpg calls ssl
         url = url.update_query_dict({"ssl": url.query["sslmode"]}).difference_update_query(
             ["sslmode"]
         )
     return url.set(drivername="postgresql+asyncpg")
+
+
+# The program has two hundred different statements; one that is not kept is prepared anew each time.
+_STATEMENTS_KEPT = 500
+
+
+def _without_session(url: URL) -> bool:
+    """Whether the address says that two transactions may meet two sessions of the server."""
+    return "0" in (
+        url.query.get("prepared_statement_cache_size"),
+        url.query.get("statement_cache_size"),
+    )
+
+
+def driver_arguments(url: URL) -> dict[str, Any]:
+    """An address as `asyncpg.connect` takes it, but for waiting times and settings."""
+    given = dict(url.get_dialect()().create_connect_args(url)[1])
+    given.pop("prepared_statement_cache_size", None)
+    if "statement_cache_size" in given:
+        given["statement_cache_size"] = int(given["statement_cache_size"])
+    if "direct_tls" in given:
+        given["direct_tls"] = given["direct_tls"].lower() in ("1", "true", "yes", "on")
+    return given
+
+
+def engine_arguments(url: URL) -> dict[str, Any]:
+    """The same for SQLAlchemy: how many prepared statements a connection keeps, and their names.
+
+    Behind a pooler by transaction (`?prepared_statement_cache_size=0`) none is kept. Each is the
+    unnamed one then: names of two clients would collide in the server's session that they share,
+    and names that never do would pile up there, since what closes them meets another session.
+    """
+    given = driver_arguments(url)
+    if _without_session(url):
+        return given | {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: "",
+        }
+    kept = url.query.get("prepared_statement_cache_size", str(_STATEMENTS_KEPT))
+    return given | {"prepared_statement_cache_size": int(str(kept))}
 
 
 def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
@@ -72,6 +116,7 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         hide_parameters=True,  # an error's text would hold the bodies of deliveries
         pool_pre_ping=True,  # after a restart of the database the first query would fail
         connect_args={
+            **engine_arguments(url),
             "timeout": CONNECT_TIMEOUT,
             "server_settings": {
                 "application_name": "meterbridge",
@@ -109,6 +154,12 @@ def is_unavailable(error: BaseException) -> bool:
         # 40: serialization failure or deadlock. 25006: a primary that became a standby.
         return state.startswith((*_UNAVAILABLE_SQLSTATES, "40")) or state in ("25006", "55P03")
     return False
+
+
+def lock_not_had(error: BaseException) -> bool:
+    """Whether a lock did not come within its timeout."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None) == "55P03"
 
 
 def timed_out(error: BaseException) -> bool:

@@ -8,15 +8,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import asyncpg
 from sqlalchemy.engine import URL
 
+from app.db import driver_arguments
+
 logger = logging.getLogger(__name__)
 
-RECONNECT_AFTER = 1.0
-CHECK_EVERY = 30.0
+# Well within the second after which everything is to go on once the database is back.
+RECONNECT_AFTER = 0.5
+# A connection that was closed is noticed at once; this finds one whose other end has vanished.
+CHECK_EVERY = 10.0
 
 
 class Listener:
@@ -29,6 +32,7 @@ class Listener:
         self._handlers = handlers
         self._on_gap = on_gap
         self._task: asyncio.Task[None] | None = None
+        self._away = False
 
     async def start(self) -> None:
         """Begin listening in the background."""
@@ -45,30 +49,44 @@ class Listener:
         while True:
             try:
                 await self._listen()
+                self._tell("the connection was closed")
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                logger.info("not listening to the database: %s", type(error).__name__)
+                self._tell(type(error).__name__)
             await asyncio.sleep(RECONNECT_AFTER)
 
+    def _tell(self, why: str) -> None:
+        if not self._away:  # once, and not twice a second while the database is away
+            logger.info("not listening to the database: %s", why)
+        self._away = True
+
     async def _listen(self) -> None:
-        # As a keyword: in an address asyncpg would take `ssl` for a setting of the server.
-        ssl: Any = self._url.query.get("ssl")
-        address = self._url.set(drivername="postgresql").difference_update_query(["ssl"])
         connection = await asyncpg.connect(
-            address.render_as_string(hide_password=False),
-            ssl=ssl,
+            **driver_arguments(self._url),
             timeout=5,
             server_settings={"application_name": "meterbridge listener"},
         )
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
         try:
             for channel in self._handlers:
                 await connection.add_listener(channel, self._notified)
+            if self._away:
+                logger.info("listening to the database again")
+            self._away = False
             self._on_gap()
-            while True:
-                await asyncio.sleep(CHECK_EVERY)
+            while not await self._within(CHECK_EVERY, lost):
                 await connection.execute("select 1", timeout=5)
         finally:
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=2)
+
+    @staticmethod
+    async def _within(seconds: float, lost: asyncio.Event) -> bool:
+        try:
+            await asyncio.wait_for(lost.wait(), timeout=seconds)
+        except TimeoutError:
+            return False
+        return True
 
     def _notified(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         self._handlers[channel](str(payload))

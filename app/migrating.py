@@ -1,6 +1,7 @@
 """Bringing the schema to what this program needs."""
 
 import asyncio
+import logging
 
 import asyncpg
 from alembic import command
@@ -8,15 +9,43 @@ from alembic.util import CommandError
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import SchemaState, alembic_config, create_engine, is_unavailable, require_head
+from app.db import (
+    SchemaState,
+    alembic_config,
+    create_engine,
+    is_unavailable,
+    lock_not_had,
+    require_head,
+)
 from app.errors import DatabaseUnavailable, SchemaBehind
+
+logger = logging.getLogger(__name__)
+
+# A lock that a migration waits for holds up every statement that comes after it, receiving too: so
+# each wait is short (`alembic/env.py`), and there is a pause between two.
+ATTEMPTS = 6
+PAUSE = 5.0
 
 
 async def migrate(url: URL) -> SchemaState:
     """Bring the schema to head: AT_HEAD. Replicas that start together wait for each other.
 
-    One newer than this program's stays as it is: NEWER. Raises DatabaseUnavailable.
+    One newer than this program's stays as it is: NEWER. A lock that does not come within 4 s is
+    asked for again, `ATTEMPTS` times in all. Raises DatabaseUnavailable.
     """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await _attempt(url)
+        except DatabaseUnavailable as error:
+            if error.__cause__ is None or not lock_not_had(error.__cause__):
+                raise
+            logger.warning("a table is locked; the migration tries again in %g s", PAUSE)
+        # Whoever queued up behind the migration gets the table meanwhile.
+        await asyncio.sleep(PAUSE)
+    return await _attempt(url)
+
+
+async def _attempt(url: URL) -> SchemaState:
     try:
         # In a thread: the migration environment runs an event loop of its own.
         await asyncio.to_thread(command.upgrade, alembic_config(url), "head")

@@ -18,11 +18,13 @@ from app.db import (
     among,
     create_engine,
     current_revision,
+    database_url,
+    driver_arguments,
     head_revision,
     is_unavailable,
     transaction,
 )
-from app.errors import DatabaseUnavailable, StatementTimeout
+from app.errors import DatabaseUnavailable, SettingsError, StatementTimeout
 
 
 class Answer(Exception):
@@ -205,3 +207,39 @@ async def test_the_schema_that_stands_is_told(engine: AsyncEngine) -> None:
         assert await current_revision(connection) == head_revision()
         await connection.execute(text("drop table alembic_version"))
         assert await current_revision(connection) is None
+
+
+async def test_an_address_is_read_alike_by_the_engine_and_by_the_listener(fresh_url: URL) -> None:
+    """SQLAlchemy hands on what it finds in an address as it is: as text."""
+    url = fresh_url.update_query_dict({"statement_cache_size": "7", "direct_tls": "false"})
+    given = driver_arguments(url)
+    assert (given["statement_cache_size"], given["direct_tls"]) == (7, False)
+    connection = await asyncpg.connect(**given)
+    await connection.close()
+    engine = create_engine(url, pool_size=1)
+    await _run(engine, "select 1")
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["prepared_statement_cache_size", "statement_cache_size"])
+async def test_behind_a_pooler_by_transaction_no_statement_outlives_its_transaction(
+    fresh_url: URL, name: str
+) -> None:
+    engine = create_engine(fresh_url.update_query_dict({name: "0"}), pool_size=1)
+    standing = "select count(*) from pg_prepared_statements where name <> ''"
+    async with transaction(engine) as connection:
+        for _ in range(3):
+            found = await connection.execute(text("select cast(:n as int)"), {"n": 1})
+            assert found.scalar_one() == 1
+        assert await connection.scalar(text(standing)) == 0
+    await engine.dispose()
+    kept = create_engine(fresh_url, pool_size=1)
+    async with transaction(kept) as connection:
+        assert await connection.scalar(text(standing)) > 0
+    await kept.dispose()
+
+
+@pytest.mark.parametrize("value", ["x", "-1"])
+def test_a_number_of_statements_is_a_number(value: str) -> None:
+    with pytest.raises(SettingsError, match="must be a number"):
+        database_url(f"postgresql://u@h/d?prepared_statement_cache_size={value}")

@@ -173,6 +173,41 @@ async def test_a_migration_does_not_wait_behind_a_lock(empty_url: URL) -> None:
     assert await _differences(empty_url) == []
 
 
+async def test_a_migration_that_met_a_lock_tries_again(
+    empty_url: URL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.migrating.PAUSE", 0.05)
+    await asyncio.to_thread(command.upgrade, alembic_config(empty_url), "0001")
+    address = empty_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    reader = await asyncpg.connect(address)
+    try:
+        async with reader.transaction():
+            await reader.execute("lock table usage_windows, usage_records in access share mode")
+            migrating = asyncio.create_task(migrate(empty_url))
+            async with asyncio.timeout(60):
+                while "a table is locked" not in caplog.text:
+                    await asyncio.sleep(0.05)
+        assert await migrating is SchemaState.AT_HEAD
+    finally:
+        await reader.close()
+
+
+async def test_a_migration_gives_up_on_a_lock_that_stays(
+    empty_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.migrating.ATTEMPTS", 1)
+    await asyncio.to_thread(command.upgrade, alembic_config(empty_url), "0001")
+    address = empty_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    reader = await asyncpg.connect(address)
+    try:
+        async with reader.transaction():
+            await reader.execute("lock table usage_windows, usage_records in access share mode")
+            with pytest.raises(DatabaseUnavailable, match="a table stays locked"):
+                await migrate(empty_url)
+    finally:
+        await reader.close()
+
+
 async def test_no_database_is_said_in_one_line() -> None:
     with pytest.raises(DatabaseUnavailable, match="nothing was migrated"):
         await migrate(URL.create("postgresql+asyncpg", host="127.0.0.1", port=9, database="x"))
