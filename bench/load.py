@@ -234,11 +234,14 @@ class Run:
             {status.decode(): count for status, count in self._statuses.items()},
             seconds,
             began,
-            percentile(self._latencies, 0.50),
-            percentile(self._latencies, 0.99),
+            self._latency(0.50),
+            self._latency(0.99),
             cpu,
             self._sent,
         )
+
+    def _latency(self, share: float) -> float:
+        return percentile(self._latencies, share) if self._latencies else float("nan")
 
     async def _send_at_rate(self, start: float) -> None:
         """Each request at its time, whether the ones before were answered or not."""

@@ -15,6 +15,8 @@ from app.commands.demo_children import free_port
 from app.commands.demo_http import LocalApi, NoAnswer, Refused
 from app.config import Settings
 from app.db import create_engine, database_url
+from app.mapping.file import from_yaml, to_mappings
+from app.mapping.repository import MappingRepository
 from app.mapping.snapshots import Snapshots, read_from_stripe
 from app.stripe_client import StripeClient
 from bench.account import Account
@@ -62,7 +64,7 @@ class Stage:
     account: Account
     stripe_url: str
     secret: str = field(default_factory=webhook_secret, repr=False)
-    stripe_key: str = field(default="sk_test_bench", repr=False)
+    stripe_key: str = field(default="", repr=False)
 
     def settings(self, **more: str) -> dict[str, str]:
         """The environment of the program on this stage."""
@@ -101,33 +103,25 @@ class Stage:
         """Start `meterbridge worker`."""
         return self._program(["worker"], profile, more, name=f"worker-{number}")
 
-    def map_subjects(self, *, record_per: str = "window") -> None:
-        """Have the program take the mappings, by its own command."""
-        path = self.folder / "mappings.yaml"
-        path.write_text(self.account.mapping_file(record_per=record_per))
-        command = program("mappings", "apply", str(path))
-        with Process("mappings", command, folder=self.folder, settings=self.settings()) as applying:
-            applying.finish(seconds=120)
+    async def know_all(self, *, record_per: str) -> None:
+        """Have all mappings and every subscription's snapshot in the database.
 
-    async def read_snapshots(self) -> None:
-        """Have every subscription's snapshot in the database, as after a day of work.
-
-        The program paces such reads (15 a second): what is measured is not how it warms up.
+        As after a day of work: the program paces such reads (15 a second), and how it warms up is
+        not what is measured.
         """
         engine = create_engine(database_url(self.database.url), pool_size=4)
         client = StripeClient(api_key=self.stripe_key, base_url=self.stripe_url)
+        clock = SystemClock()
+        snapshots = Snapshots(
+            engine, partial(read_from_stripe, client, clock=clock), lookups=engine, size=100_000
+        )
         try:
-            snapshots = Snapshots(
-                engine,
-                partial(read_from_stripe, client, clock=SystemClock()),
-                lookups=engine,
-                size=100_000,
-            )
+            wanted = to_mappings(from_yaml(self.account.mapping_file(record_per=record_per)))
+            await MappingRepository(engine).replace(wanted, now=clock.now())
             names = sorted(set(self.account.subscriptions.values()))
             for first in range(0, len(names), _READS_AT_ONCE):
-                await asyncio.gather(
-                    *(snapshots.refresh(name) for name in names[first : first + _READS_AT_ONCE])
-                )
+                some = names[first : first + _READS_AT_ONCE]
+                await asyncio.gather(*(snapshots.refresh(name) for name in some))
         finally:
             await client.aclose()
             await engine.dispose()
@@ -186,22 +180,22 @@ async def open_stage(
 ) -> AsyncIterator[Stage]:
     """A stage with an account, mapped and known: a fresh database and a sandbox without a limit."""
     folder = bench.place(name)
-    database = await bench.server.fresh(f"bench_{name}")
-    try:
-        with ExitStack() as stack:
-            key = "sk_test_bench"
-            command = program("sandbox", "--port", "0", "--api-key", key)
-            sandbox = stack.enter_context(Process("sandbox", command, folder=folder))
+    key = "sk_test_bench"
+    command = program("sandbox", "--port", "0", "--api-key", key)
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(Process("sandbox", command, folder=folder))
+        database = await bench.server.fresh(f"bench_{name}")
+        try:
             url = sandbox.until(lambda: _listening(sandbox.said()), what="starting")
             account = Account(LocalApi(url), subscriptions)
             account.change(limit_per_second=0)
             account.set_up(began())
-            stage = Stage(bench, folder, stack, database, sandbox, account, url)
-            stage.map_subjects(record_per=record_per)
-            await stage.read_snapshots()
+            stage = Stage(bench, folder, stack, database, sandbox, account, url, stripe_key=key)
+            await stage.know_all(record_per=record_per)
             yield stage
-    finally:
-        await bench.server.drop(database)
+            stack.close()  # nobody is connected any more when the database is dropped
+        finally:
+            await bench.server.drop(database)
 
 
 def _listening(said: str) -> str | None:
