@@ -180,9 +180,10 @@ class Run:
         self._look()
 
     def lost(self) -> None:
-        """A connection was lost under a request."""
+        """A connection was lost under a request: the run says nothing any more, and ends."""
         self._in_flight -= 1
         self._statuses[b"lost"] += 1
+        self._stopped = True
         self._look()
 
     def _send_next(self, sender: Sender) -> None:
