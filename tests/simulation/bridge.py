@@ -37,8 +37,10 @@ from tests.simulation.stripe import SimulatedStripe
 LINGER = timedelta(0)  # waiting a second before each POST is a step more and says nothing here
 # By default a day: then half of all statements are about snapshots. What somebody changes in
 # mid-period is noticed later so, which is harder.
-MAX_AGE = timedelta(days=4)
+MAX_AGE = timedelta(days=7)
 MOST_ROUNDS = 200
+# There are two hundred different ones, and each is prepared anew that is not kept.
+STATEMENTS = {"prepared_statement_cache_size": 1_000}
 
 # What the loops would find if they looked now, and when they would find something next.
 _LOOK = text(
@@ -141,9 +143,9 @@ async def bridge(
     async with AsyncExitStack() as stack:
         # Not the program's own engine: that asks before each use whether the connection still is
         # there, which is a third of all statements here.
-        engine = create_async_engine(url, pool_size=6)
+        engine = create_async_engine(url, pool_size=6, connect_args=STATEMENTS)
         stack.push_async_callback(engine.dispose)
-        lookups = create_async_engine(url, pool_size=2)
+        lookups = create_async_engine(url, pool_size=2, connect_args=STATEMENTS)
         stack.push_async_callback(lookups.dispose)
         cached = CachedMappings(MappingRepository(lookups), ttl=3600, size=1000)
         snapshots = Snapshots(engine, stripe.read, lookups=lookups, size=1000)
