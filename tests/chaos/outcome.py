@@ -14,6 +14,9 @@ from tests.chaos.sender import Sender
 from tests.chaos.verdict import Verdict, compare
 from tests.chaos.world import World
 
+NO_DATABASE = 2
+"""The exit status of a process that could not begin, as without a database."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -80,10 +83,10 @@ def troubles(
     left: Mapping[str, int], plant: Plant, sender: Sender, recoveries: Recoveries
 ) -> list[str]:
     """What is wrong beside the comparison."""
-    ended = [r.name for r in plant.replicas if r.process.poll() is not None]
+    ended = [(r.name, status) for r in plant.replicas for status in r.gave_up]
     return [
         *(f"left at the end: {count} {what}" for what, count in left.items()),
         *(f"{count} x {what}" for what, count in sender.unexpected.items()),
-        *(f"{name} ended by itself" for name in ended),
+        *(f"{name} ended by itself: {status}" for name, status in ended if status != NO_DATABASE),
         *recoveries.never,
     ]

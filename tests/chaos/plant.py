@@ -23,6 +23,7 @@ REFUSED_FOR_NOW: Final = (409, 503)
 """What a mapping change is answered while the database is away, or a record is held."""
 
 MAPPED_WITHIN = 120.0
+KEPT_EVERY = 0.2
 
 
 class Plant:
@@ -108,6 +109,14 @@ class Plant:
             replica.start()
         await asyncio.gather(*(s.answering("/readyz/receive") for s in self.serves))
         await self._apply(world.mappings)
+
+    async def keep(self) -> None:
+        """Look after the processes, until cancelled: one ends when it finds no database to start
+        with."""
+        while True:
+            for replica in self.replicas:
+                replica.keep()
+            await asyncio.sleep(KEPT_EVERY)
 
     async def change(self, change: Change) -> None:
         """Apply a change of the mappings, however long it takes; hold `turn`."""

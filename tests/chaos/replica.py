@@ -47,7 +47,10 @@ class Replica:
         self._words = list(words)
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._wanted = False
         self.starts = 0
+        self.gave_up: list[int] = []
+        """The exit statuses with which it ended by itself."""
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -72,14 +75,21 @@ class Replica:
                 stdout=log,
                 stderr=log,
             )
+        self._wanted = True
         self.starts += 1
+
+    def keep(self) -> None:
+        """As whatever looks after it in production does: start it again if it ended by itself."""
+        status = self.process.poll()
+        if self._wanted and status is not None:
+            self.gave_up.append(status)
+            self.start()
 
     async def answering(self, path: str) -> None:
         """Wait until an address of it answers 200."""
         deadline = time.monotonic() + STARTED_WITHIN
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             while True:
-                assert self.process.poll() is None, f"{self.name} ended: {self.tail()}"
                 assert time.monotonic() < deadline, f"{self.name} does not answer"
                 with contextlib.suppress(httpx.HTTPError):
                     if (await client.get(f"{self.url}{path}")).status_code == 200:
@@ -88,11 +98,13 @@ class Replica:
 
     async def kill(self) -> None:
         """As `kill -9`."""
+        self._wanted = False
         self.process.kill()
         await self._ended()
 
     async def stop(self) -> None:
         """SIGTERM, and wait for the end."""
+        self._wanted = False
         self.process.terminate()
         await self._ended()
 

@@ -76,13 +76,14 @@ class _Run:
             async with asyncio.timeout(options.within):
                 await plant.start(self._world)
                 self._say(f"{self._since():6.1f} s  everything runs")
-                telling = asyncio.create_task(self._tell())
+                beside = [asyncio.create_task(doing) for doing in (self._tell(), plant.keep())]
                 try:
                     await self._faults_and_traffic(schedule)
                     self._say(f"{self._since():6.1f} s  no more faults; until nothing is left")
                     left = await self._nothing_left()
                 finally:
-                    telling.cancel()
+                    for task in beside:
+                        task.cancel()
                 await plant.stripe.settled(quiet=QUIET)
             verdict, trouble = await verdict_of(
                 options, self._world, self._account, plant, self._observer

@@ -1,7 +1,9 @@
 """The account and the comparison: they find what is wrong, and nothing where all is right."""
 
+import ast
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,17 @@ ITEMS = [
     Item("si_2_sum", "sub_2", "price_1", "sum", 0),
 ]
 PERIODS = {item.id: [Period(1_000, 2_000), Period(0, 1_000)] for item in ITEMS}
+INDEPENDENT = (
+    "account",
+    "books",
+    "changes",
+    "mappings",
+    "messages",
+    "sabotage",
+    "usage",
+    "verdict",
+    "world",
+)
 LARGE = (("model", "large"),)
 
 
@@ -155,3 +168,22 @@ def test_one_key_executed_twice_is_found_though_the_sums_are_right() -> None:
 )
 def test_a_half_goes_up(value: str, rounded: int) -> None:
     assert half_up(Fraction(value)) == rounded
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_the_account_shares_no_code_with_the_program(name: str) -> None:
+    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
+    imported = {
+        module
+        for node in ast.walk(tree)
+        for module in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    }
+    assert not any(module.split(".")[0] == "app" for module in imported)
+    ours = {module.removeprefix("tests.chaos.") for module in imported if "chaos" in module}
+    assert ours <= set(INDEPENDENT)
