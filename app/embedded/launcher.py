@@ -16,6 +16,7 @@ from app.embedded.cluster import check_version, ensure_cluster
 from app.embedded.errors import Abandoned, ServerNotStarted, folder_errors
 from app.embedded.folder import DataFolder, create, resolve
 from app.embedded.install import MAJOR, copied_install, find_install
+from app.embedded.keeper import Keeper
 from app.embedded.lock import FolderLock
 from app.embedded.orphan import settle
 from app.embedded.postmaster import Postmaster
@@ -32,13 +33,16 @@ POLL = 0.02
 
 
 class RunningServer:
-    """A server in use by this process. `stop()` ends an owned one and leaves another's alone."""
+    """A server in use by this process. `stop()` ends an owned one and leaves another's alone.
+
+    An owned one that ends by itself is started again, at the same address.
+    """
 
     def __init__(
         self,
         server: EmbeddedServer,
         folder: DataFolder,
-        owned: tuple[Postmaster, FolderLock] | None = None,
+        owned: Keeper | None = None,
     ) -> None:
         self.server = server
         self._folder = folder
@@ -62,13 +66,11 @@ class RunningServer:
         with self._guard:
             if self._owned is None or self._process != os.getpid():
                 return
-            postmaster, lock = self._owned
-            self._owned = None
+            keeper, self._owned = self._owned, None
             try:
-                postmaster.stop()
+                keeper.stop()
                 socket_dir.remove(self.server.socket_dir, self._folder)
             finally:
-                lock.release()
                 atexit.unregister(self.stop)
         logger.info("embedded PostgreSQL in %s stopped", self._folder.path)
 
@@ -120,13 +122,17 @@ def start_unless(
             ensure_cluster(folder, install, account)
             socket_dir.make(place, folder, account)
             program = [install.program("postgres"), "-D", str(folder.cluster), *server_options]
-            postmaster = start_postmaster(program, account, folder, place, given_up)
+
+            def begin(given_up: threading.Event) -> Postmaster:
+                return start_postmaster(program, account, folder, place, given_up)
+
+            postmaster = begin(given_up)
     except BaseException:
         lock.release()
         raise
     logger.info("embedded PostgreSQL %d (pid %d) runs in %s", MAJOR, postmaster.pid, folder.path)
     server = EmbeddedServer(url_of(place), folder.path, place, owned=True, pid=postmaster.pid)
-    return RunningServer(server, folder, (postmaster, lock))
+    return RunningServer(server, folder, Keeper(postmaster, lock, begin))
 
 
 def acquire_or_attach(folder: DataFolder, given_up: threading.Event) -> FolderLock | EmbeddedServer:

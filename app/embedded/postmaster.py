@@ -89,8 +89,8 @@ class Postmaster:
         """The exit status; None while it runs."""
         return self._started().returncode if self._ended.is_set() else None
 
-    def wait_ended(self, seconds: float) -> bool:
-        """Wait that long at most for the process to end; whether it has."""
+    def wait_ended(self, seconds: float | None) -> bool:
+        """Wait that long at most (None: for ever) for the process to end; whether it has."""
         return self._ended.wait(seconds)
 
     def log_since_start(self) -> str:

@@ -15,7 +15,8 @@ class EmbeddedServer:
     """A server that answers, and how to reach it.
 
     `url` is for SQLAlchemy with asyncpg. `owned` is true in the process that started the server
-    and will stop it, false in one that found it running. `pid` is the postmaster's.
+    and will stop it, false in one that found it running. `pid` is that of the
+    first postmaster: one that ends by itself is started again.
     """
 
     url: str

@@ -4,12 +4,13 @@ import contextlib
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from app.embedded import start
+from app.embedded import running, start
 from app.embedded.account import account_for
 from app.embedded.errors import ServerNotStarted
 from app.embedded.folder import DataFolder
@@ -74,6 +75,38 @@ def test_kill_9_of_the_server_loses_no_commit(data_dir: Path) -> None:
         owner.leave()
     with start(data_dir) as server:
         assert remembered(server.url) == "committed"
+
+
+def test_a_killed_server_is_started_again_at_the_same_address(data_dir: Path) -> None:
+    server = start(data_dir)
+    remember(server.url, "committed")
+    for _ in range(2):
+        [postmaster] = servers_on(data_dir)
+        before = postmaster.pid
+        postmaster.kill()
+        wait_until(partial(another_answers, data_dir, before), "another one answers")
+        assert remembered(server.url) == "committed"
+    server.stop()
+    assert servers_on(data_dir) == []
+    start(data_dir).stop()  # the folder's lock was let go, once
+
+
+def test_a_server_that_does_not_come_up_again_is_given_up_with_its_owner(data_dir: Path) -> None:
+    server = start(data_dir)
+    control = data_dir / "postgres" / "global" / "pg_control"
+    away = control.rename(data_dir / "away")
+    psutil.Process(server.server.pid).kill()
+    log = data_dir / "postgres.log"
+    wait_until(lambda: "pg_control" in log.read_text(), "it was tried")
+    server.stop()
+    away.rename(control)
+    with start(data_dir) as again:
+        assert value(again.url, "select 1") == 1
+
+
+def another_answers(data_dir: Path, before: int) -> bool:
+    found = running(data_dir)
+    return found is not None and found.pid != before
 
 
 def is_checkpointer(process: psutil.Process) -> bool:
