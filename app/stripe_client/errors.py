@@ -3,7 +3,7 @@
     StripeError
     ├── StripeAnswered      Stripe answered with an error; `problem` says which one
     ├── StripeUnreachable   no usable HTTP answer came; `sent` says whether a request may have left
-    ├── MalformedAnswer     200, but not an answer to what was asked
+    ├── MalformedAnswer     not an answer to what was asked
     └── VersionMismatch     200, but of another API version than the pinned one
 
 Each says with `in_doubt` whether a POST that ended so may have been executed: then only the same
@@ -97,7 +97,8 @@ class StripeUnreachable(StripeError):
 
 
 class MalformedAnswer(StripeError):
-    """A 2xx whose body is garbage, too large, or about something else than was asked."""
+    """A 2xx whose body is garbage, too large, or about something else than was asked; or any
+    answer that names the idempotency key of another request."""
 
     meta: AnswerMeta
 

@@ -24,6 +24,9 @@ from app.stripe_client.unreachable import TRANSPORT_FAILURES, unreachable
 # The last version that has usage records; 2025-03-31.basil removed them.
 STRIPE_VERSION = "2025-02-24.acacia"
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""Of a request; Stripe repeats it in the answer."""
+
 # The largest page, a hundred subscriptions with ten items each, stays below 3 MiB.
 LARGEST_BODY = 4 * 1024 * 1024
 
@@ -81,7 +84,7 @@ class HttpExchange:
                 content=form.encode("ascii"),
                 headers={
                     "Content-Type": "application/x-www-form-urlencoded",
-                    "Idempotency-Key": idempotency_key,
+                    IDEMPOTENCY_KEY: idempotency_key,
                 },
             )
         )
@@ -89,6 +92,11 @@ class HttpExchange:
     async def _call(self, request: httpx.Request) -> Members:
         response, body = await self._send(request)
         meta = read_meta(response.status_code, response.headers)
+        # An answer that came twice is what the next request on its connection reads first: seen
+        # with a stale refusal, by which a record that Stripe had just taken would go elsewhere.
+        asked = request.headers.get(IDEMPOTENCY_KEY)
+        if response.headers.get(IDEMPOTENCY_KEY, asked) != asked:
+            raise MalformedAnswer("it is to another request", meta=meta)
         if not 200 <= meta.status < 300:
             raise self._refusal(body, meta)
         if meta.status != 200:

@@ -258,3 +258,22 @@ async def test_an_error_never_shows_the_key_nor_a_novel(
     assert len(caught.value.message) == 500
     assert API_KEY not in repr(caught.value)
     assert API_KEY not in repr(vars(caught.value))
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
+async def test_an_answer_to_another_request_says_nothing(
+    client: StripeClient, stripe_api: respx.MockRouter, status: int
+) -> None:
+    """Whatever it says: it is in doubt whether ours was executed."""
+    headers = {**bodies.VERSION, "Idempotency-Key": "msg_of_another:si_1:1"}
+    answers(stripe_api, httpx.Response(status, json=bodies.usage_record(), headers=headers))
+    with pytest.raises(MalformedAnswer, match="another request") as raised:
+        await client.post_usage_record(**RECORD)
+    assert raised.value.in_doubt
+
+
+async def test_an_answer_that_names_our_key_is_ours(
+    client: StripeClient, stripe_api: respx.MockRouter
+) -> None:
+    answers(stripe_api, ok(bodies.usage_record(), **{"Idempotency-Key": "msg_1:si_1:1"}))
+    assert (await client.post_usage_record(**RECORD)).quantity == RECORD["quantity"]
