@@ -25,7 +25,7 @@ class _Run:
 
 async def measure(bench: Bench) -> Measured:
     """Count the calls that the sandbox, whose limit is Stripe's, takes and refuses."""
-    seconds = 10.0 if bench.quick else 30.0
+    seconds = 10.0 if bench.quick else 20.0
     runs = []
     for number in range(bench.repeats):
         async with open_stage(bench, "pace", one_each(SUBJECTS)) as stage:

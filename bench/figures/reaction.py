@@ -1,5 +1,8 @@
 """How long a webhook takes to become a call to Stripe, at 50 a second."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from bench.account import one_each
 from bench.arithmetic import at_most, median, percentile, rounded, spread
 from bench.context import Bench
@@ -12,24 +15,37 @@ from bench.traffic import Message, began, reports, units
 SUBJECTS = 200
 PER_SECOND = 50.0
 _CALLED = """
-    select d.svix_id, extract(epoch from min(a.started_at))::float8 as at
+    select d.svix_id, extract(epoch from d.received_at)::float8 as received,
+           extract(epoch from w.booked_at)::float8 as booked,
+           extract(epoch from min(a.started_at))::float8 as called
     from deliveries d join usage_windows w on w.delivery_id = d.id
     join attempts a on a.usage_record_id = w.usage_record_id
-    group by d.svix_id
+    group by d.id, w.id
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """When a webhook came where, in seconds since the sender wrote its first byte."""
+
+    received: float
+    booked: float
+    called: float
 
 
 async def measure(bench: Bench) -> Measured:
     """Send one webhook every 20 ms, and look up when each became a call."""
     each = bench.size(4)
     messages = list(reports(subjects=SUBJECTS, each=each, since=began(), windows=1))
-    middles, tails = [], []
+    runs = []
     for number in range(bench.repeats):
         async with open_stage(bench, "reaction", one_each(SUBJECTS)) as stage:
-            waits = await _waits(stage, messages)
-        middles.append(percentile(waits, 0.50) * 1000)
-        tails.append(percentile(waits, 0.99) * 1000)
-        bench.say(f"run {number + 1}: p50 {middles[-1]:.1f} ms, p99 {tails[-1]:.1f} ms")
+            runs.append(await _ways(stage, messages))
+        bench.say(
+            f"run {number + 1}: p50 {_ms(runs[-1], 0.50, _CALL):.1f} ms, "
+            f"p99 {_ms(runs[-1], 0.99, _CALL):.1f} ms"
+        )
+    middles, tails = ([_ms(ways, share, _CALL) for ways in runs] for share in (0.50, 0.99))
     line = Line(
         f"webhook received -> Stripe called, p99 in ms at {PER_SECOND:g}/s, sandbox at 0 ms",
         "",
@@ -43,11 +59,31 @@ async def measure(bench: Bench) -> Measured:
         at which the sender writes the first byte of a webhook to the moment at which the bridge
         begins its call (`attempts.started_at`; both clocks are this machine's).
     """
-    return Measured((line,), how)
+    return Measured((line,), how, (_table(runs),))
 
 
-async def _waits(stage: Stage, messages: list[Message]) -> list[float]:
-    """Seconds from each webhook to its call."""
+_STEPS: Sequence[tuple[str, Callable[[_Way], float]]] = (
+    ("written by the sender -> read and verified", lambda way: way.received),
+    ("-> committed, and its booking begins", lambda way: way.booked - way.received),
+    ("-> booked, claimed, and its call begins", lambda way: way.called - way.booked),
+    ("all", lambda way: way.called),
+)
+_CALL = _STEPS[-1][1]
+
+
+def _ms(ways: Sequence[_Way], share: float, step: Callable[[_Way], float]) -> float:
+    return percentile([step(way) for way in ways], share) * 1000
+
+
+def _table(runs: Sequence[Sequence[_Way]]) -> str:
+    rows = ["| step | p50, ms | p99, ms |", "| --- | --- | --- |"]
+    for title, step in _STEPS:
+        middle, tail = (median([_ms(ways, share, step) for ways in runs]) for share in (0.5, 0.99))
+        rows.append(f"| {title} | {rounded(middle)} | {rounded(tail)} |")
+    return "\n".join(rows)
+
+
+async def _ways(stage: Stage, messages: list[Message]) -> list[_Way]:
     service = stage.serve(with_worker=True, DISPATCH_LINGER="0")
     plan = Plan(
         service.url, stage.secret, "", count=len(messages), rate=PER_SECOND, tells_times=True
@@ -57,7 +93,10 @@ async def _waits(stage: Stage, messages: list[Message]) -> list[float]:
     await stage.until_done(service.process, seconds=60)
     stage.check(units(messages))
     async with stage.database.connect() as connection:
-        called = {row["svix_id"]: row["at"] for row in await connection.fetch(_CALLED)}
-    if called.keys() != result.sent.keys():
+        rows = {row["svix_id"]: row for row in await connection.fetch(_CALLED)}
+    if rows.keys() != result.sent.keys():
         raise FigureFailed("not every webhook became a call")
-    return [called[svix_id] - sent for svix_id, sent in result.sent.items()]
+    return [
+        _Way(*(rows[svix_id][step] - sent for step in ("received", "booked", "called")))
+        for svix_id, sent in result.sent.items()
+    ]

@@ -61,7 +61,7 @@ async def measure(bench: Bench) -> Measured:
         bench.say(f"{bench.rows:,} rows, {size / 2**30:.1f} GB, filled in {seconds:.0f} s")
         for number in range(bench.repeats + 1):
             for place in (few, many):
-                await _deliver(place, bench.size(4))
+                await _deliver(place, bench.size(2))
             bench.say(
                 f"run {number}: {few.runs[-1].rate:,.0f} windows/s among {FEW:,}, "
                 f"{many.runs[-1].rate:,.0f} among {bench.rows:,}"
