@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,8 +25,8 @@ import ctypes, os, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if "BENCH_PROFILE" in os.environ:
-    from bench.sampler import sample_until_exit
-    sample_until_exit(os.environ.pop("BENCH_PROFILE"))
+    from bench.sampler import sample_when_told
+    sample_when_told(os.environ.pop("BENCH_PROFILE"))
 from app.cli import main
 main()
 """
@@ -123,6 +124,10 @@ class Process:
             self._process.wait()
             raise self.failure(f"ended with exit code {self._process.returncode}")
         return json.loads(line)
+
+    def begin_samples(self) -> None:
+        """Have a program that was started with BENCH_PROFILE be sampled from now on."""
+        self._process.send_signal(signal.SIGUSR2)
 
     def kill(self) -> None:
         """End it as a crash would."""

@@ -60,11 +60,15 @@ def _part(frame: FrameType) -> str:
     return ".".join(names[:2]) if names[0] == "app" else names[0]
 
 
-def sample_until_exit(path: str) -> None:
-    """Sample this process from now on; the counts are written when it ends."""
+def sample_when_told(path: str) -> None:
+    """Sample this process from SIGUSR2 on, so without its start; written when it ends."""
     samples = Samples()
     signal.signal(signal.SIGPROF, samples.take)
-    signal.setitimer(signal.ITIMER_PROF, EVERY, EVERY)
+
+    def begin(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, EVERY, EVERY)
+
+    signal.signal(signal.SIGUSR2, begin)
 
     def end() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)

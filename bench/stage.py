@@ -97,6 +97,8 @@ class Stage:
             return True
 
         process.until(answers, what="starting")
+        if profile is not None:
+            process.begin_samples()
         return Service(process, api.url)
 
     def worker(self, number: int = 0, *, profile: Path | None = None, **more: str) -> Process:

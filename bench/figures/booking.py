@@ -75,6 +75,8 @@ async def _book(stage: Stage, messages: list[Message], *, profile: bool) -> tupl
         await deliver(connection, messages)
         worker = stage.worker(profile=path, DISPATCH_LINGER=NEVER)
         first = await _next_batch(connection, len(messages), worker)
+        if profile:
+            worker.begin_samples()
         began_at, used = time.perf_counter(), cpu_seconds([worker.pid])
         left = first
         while left:
