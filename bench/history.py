@@ -115,7 +115,7 @@ async def _copy(connection: Connection, table: str, each: int, base: Mapping[str
             "usage_record_id": f"{base['usage_records']} + {number}",
             "delivery_id": f"{base['deliveries']} + o * {each} + (n - 1) / 8 * 8 + 1",
         },
-        "usage_records": {"id": number, "timestamp": "timestamp + n * 60"},
+        "usage_records": {"id": number, "timestamp": "t.timestamp + n * 60"},
         "attempts": {
             "id": number,
             "usage_record_id": f"{base['usage_records']} + {number}",
@@ -140,6 +140,4 @@ async def _columns(connection: Connection, table: str) -> list[str]:
         "and not attisdropped and attgenerated = '' order by attnum",
         table,
     )
-    return [
-        f'"{row["attname"]}"' if row["attname"] == "timestamp" else row["attname"] for row in rows
-    ]
+    return [row["attname"] for row in rows]
