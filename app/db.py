@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -143,6 +143,9 @@ CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
 )
 
 
+_DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Whether the database (not the statement) is at fault, so that trying again can help."""
     if isinstance(error, CONNECTION_ERRORS):
@@ -180,10 +183,21 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises DatabaseUnavailable where the database is at fault (StatementTimeout, one of these, where
     it may as well be the statement); other errors pass.
     """
-    try:
-        async with engine.begin() as connection:
+    async with AsyncExitStack() as stack:
+        try:
+            connection = await stack.enter_async_context(engine.connect())
+        except _DATABASE_ERRORS as error:
+            # Whatever it says: a server that takes no session has read no statement of ours.
+            raise DatabaseUnavailable from error
+        async with _translated(), connection.begin():
             yield connection
-    except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except _DATABASE_ERRORS as error:
         if timed_out(error):
             raise StatementTimeout from error
         if is_unavailable(error):

@@ -146,6 +146,24 @@ async def test_no_server_is_an_absent_database(server_url: URL) -> None:
     assert server_url
 
 
+async def test_a_server_that_takes_no_session_is_an_absent_database(
+    fresh_url: URL, server_url: URL
+) -> None:
+    """Whatever it says: this is 55000, which of a statement would be a defect of ours."""
+    server = create_engine(server_url, pool_size=1)
+    async with server.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(
+            text(f'alter database "{fresh_url.database}" with allow_connections false')
+        )
+    await server.dispose()
+    engine = create_engine(fresh_url, pool_size=1)
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await _run(engine, "select 1")
+    assert not is_unavailable(caught.value.__cause__ or caught.value)
+    await engine.dispose()
+
+
 async def test_a_pool_that_is_used_up_is_an_absent_database(
     fresh_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
