@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import asyncpg
+
 from app.observability.logs import configure_logs
 from bench import machine, page
 from bench.context import Bench
 from bench.database import open_server
 from bench.processes import PROJECT, ProcessFailed
-from bench.result import Figure, Measured
+from bench.result import Figure, Line, Measured
 from bench.stage import FigureFailed
 from bench.table import FIGURES
 
@@ -68,6 +70,17 @@ class _Teller:
         sys.stdout.flush()
 
 
+async def _attempted(figure: Figure, bench: Bench) -> Measured:
+    """A figure; one that fails is a line that says so, and the others are measured."""
+    try:
+        return await figure.measure(bench)
+    except (FigureFailed, ProcessFailed, asyncpg.PostgresError) as failure:
+        bench.say(str(failure))
+        said = str(failure).splitlines()[0]
+        line = Line(figure.title, "", None, None, f"could not be measured: {said}")
+        return Measured((line,), "It could not be measured.", failed=True)
+
+
 async def _measure(
     figures: Sequence[Figure], options: argparse.Namespace, folder: Path
 ) -> tuple[machine.Machine, list[tuple[Figure, Measured]]]:
@@ -91,7 +104,7 @@ async def _measure(
                 profile=options.profile,
                 say=partial(say.of, figure.name),
             )
-            measured = await figure.measure(bench)
+            measured = await _attempted(figure, bench)
             for line in measured.lines:
                 said = f"{line.shown or '-'}, {line.asked}: {line.verdict}"
                 say.of(figure.name, f"{line.title}: {said}")
@@ -113,9 +126,6 @@ def main() -> int:
             folder.chmod(0o711)  # PostgreSQL runs as another user, who must pass through
         try:
             seen, found = asyncio.run(_measure(figures, options, folder))
-        except (FigureFailed, ProcessFailed) as failure:
-            sys.stderr.write(f"{failure}\n")
-            return 1
         except KeyboardInterrupt:
             return 130
     text = page.render(seen, found, quick=options.quick)
@@ -126,7 +136,7 @@ def main() -> int:
     else:
         target.write_text(text, encoding="utf-8")
         sys.stdout.write(f"\nwritten: {target}\n")
-    return 0
+    return 1 if any(measured.failed for _, measured in found) else 0
 
 
 if __name__ == "__main__":

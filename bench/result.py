@@ -48,6 +48,7 @@ class Measured:
     how: str
     tables: tuple[str, ...] = ()
     profile: str | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ async def measure(bench: Bench) -> Measured:
         open_stage(bench, "many", accounts) as many_stage,
     ):
         few = await _filled(few_stage, FEW)
+        bench.say(f"filling {bench.rows:,} rows")
         began_at = time.perf_counter()
         many = await _filled(many_stage, bench.rows)
         seconds = time.perf_counter() - began_at
