@@ -8,6 +8,8 @@ from typing import Literal
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from app.observability.flood import FloodFilter
+
 HIDDEN = "[hidden]"
 
 
@@ -65,6 +67,7 @@ def configure_logs(
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(FloodFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
