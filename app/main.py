@@ -11,7 +11,7 @@ from app import __version__
 from app.bootstrap import Services, database, receiving, services, working
 from app.config import Settings, load_settings
 from app.routers import credit, docs, doubt, explain, health, mappings, usage, webhooks
-from app.routers.edge import Edge
+from app.routers.edge import Api
 from app.routers.problems import install_problem_handlers
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def create_app(
             app.state.services = mine
             yield
 
-    app = FastAPI(
+    app = Api(
         title="meterbridge",
         version=__version__,
         description=DESCRIPTION,
@@ -69,7 +69,6 @@ def create_app(
     ):
         app.include_router(router)
     install_problem_handlers(app)
-    app.add_middleware(Edge)
     return app
 
 

@@ -68,6 +68,7 @@ async def serve(
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # who calls is nowhere asked
                 timeout_graceful_shutdown=int(settings.shutdown_grace),
                 # Longer than the idle time of usual load balancers (60 s), so that they close
                 # first and no webhook meets a connection that is just going away.

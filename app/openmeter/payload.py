@@ -58,7 +58,7 @@ def _value(raw: object) -> Decimal:
 
 
 def _instant(raw: object) -> datetime:
-    if not isinstance(raw, str) or not _RFC3339.fullmatch(raw):
+    if not isinstance(raw, str):
         raise PydanticCustomError("instant_type", "is not a time")
     return _rfc3339(raw)
 
@@ -67,6 +67,8 @@ def _instant(raw: object) -> datetime:
 # each text is read once. Errors are not kept.
 @lru_cache(maxsize=4096)
 def _rfc3339(text: str) -> datetime:
+    if not _RFC3339.fullmatch(text):
+        raise PydanticCustomError("instant_type", "is not a time")
     try:
         found = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):

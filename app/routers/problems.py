@@ -51,7 +51,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ClientDisconnect, _refused)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(Exception, unforeseen)
 
     generate = app.openapi
 
@@ -202,7 +202,8 @@ async def _validation_error(_: Request, error: Exception) -> Response:
     return problem(kind.status, kind.slug, kind.title, faults=faults)
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
+async def unforeseen(request: Request, error: Exception) -> Response:
+    """The answer to an error that nobody foresaw; the log has it, the caller only its status."""
     log.error("unforeseen_error", method=request.method, exc_info=error)
     return problem(MeterbridgeError.status, MeterbridgeError.slug, MeterbridgeError.title)
 

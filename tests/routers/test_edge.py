@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import Request
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
-from app.routers.edge import Edge
+from app.routers.edge import Api
 from tests.routers.webhook_sender import (
     PATH,
     Headers,
@@ -98,28 +100,40 @@ async def test_a_body_for_v1_is_not_read_before_the_token_is_right(
 ) -> None:
     read: list[int] = []
     sent: list[Any] = []
-    app = FastAPI()
+    app = Api()
 
     class Built:
         settings = Settings(tokens)
 
     app.state.services = Built()
 
-    async def route(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+    @app.put("/v1/mappings")
+    async def route(request: Request) -> bytes:
+        return await request.body()
 
     async def receive() -> Any:
         read.append(1)
-        return {"type": "http.request", "body": b"{", "more_body": False}
+        return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "PUT", "path": "/v1/mappings", "headers": given, "app": app}
-    await Edge(route)(scope, receive, send)
+    scope = {"type": "http", "method": "PUT", "path": "/v1/mappings", "headers": given}
+    await app({**scope, "query_string": b"", "root_path": ""}, receive, send)
     assert sent[0]["status"] == status
     assert len(read) == (1 if status == 200 else 0)
     headers = dict(sent[0]["headers"])
     assert headers[b"cache-control"] == b"no-store"
     assert headers[b"x-content-type-options"] == b"nosniff"
+
+
+async def test_what_nobody_foresaw_is_a_problem_on_the_fast_path_too(engine: AsyncEngine) -> None:
+    async with receiving(engine) as receiver:
+        del receiver.app.state.services
+        transport = httpx.ASGITransport(receiver.app, raise_app_exceptions=False)
+        with capture_logs() as logs:
+            async with httpx.AsyncClient(transport=transport, base_url="http://bridge") as client:
+                answer = await client.post(PATH, content=BODY, headers=signed(BODY))
+    assert answer.status_code == 500
+    assert answer.json()["type"] == "urn:meterbridge:problem:internal"
+    assert [line["event"] for line in logs] == ["unforeseen_error"]

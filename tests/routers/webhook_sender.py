@@ -21,7 +21,7 @@ from app.inbox.arriving import ArrivingBodies
 from app.inbox.writer import Inbox
 from app.observability.refusals import RefusalLog
 from app.openmeter.signature import WebhookVerifier
-from app.routers.edge import Edge
+from app.routers.edge import Api
 from app.routers.problems import install_problem_handlers
 from app.routers.webhooks import router
 
@@ -106,11 +106,9 @@ async def receiving(
     secrets = tuple(secrets)
     inbox = Inbox(engine, on_committed=lambda: None)
     services = Services(WebhookVerifier(secrets) if secrets else None, inbox, ManualClock(NOW))
-    app = FastAPI()
+    app = Api() if edge else FastAPI()
     app.include_router(router)
     install_problem_handlers(app)
-    if edge:
-        app.add_middleware(Edge)
     app.state.services = services
     await inbox.start()
     transport = httpx.ASGITransport(app)
