@@ -69,8 +69,8 @@ def database_url(raw: str) -> URL:
 _STATEMENTS_KEPT = 500
 
 
-def _without_session(url: URL) -> bool:
-    """Whether the address says that two transactions may meet two sessions of the server."""
+def shares_sessions(url: URL) -> bool:
+    """Whether the address is that of a pooler by transaction: no two of them share a session."""
     return "0" in (
         url.query.get("prepared_statement_cache_size"),
         url.query.get("statement_cache_size"),
@@ -96,7 +96,7 @@ def engine_arguments(url: URL) -> dict[str, Any]:
     and names that never do would pile up there, since what closes them meets another session.
     """
     given = driver_arguments(url)
-    if _without_session(url):
+    if shares_sessions(url):
         return given | {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,

@@ -16,8 +16,9 @@ from app.db import (
     is_unavailable,
     lock_not_had,
     require_head,
+    shares_sessions,
 )
-from app.errors import DatabaseUnavailable, SchemaBehind
+from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,15 @@ async def migrate(url: URL) -> SchemaState:
     """Bring the schema to head: AT_HEAD. Replicas that start together wait for each other.
 
     One newer than this program's stays as it is: NEWER. A lock that does not come within 4 s is
-    asked for again, `ATTEMPTS` times in all. Raises DatabaseUnavailable.
+    asked for again, `ATTEMPTS` times in all. Raises DatabaseUnavailable, and SettingsError for the
+    address of a pooler by transaction.
     """
+    if shares_sessions(url):
+        # The lock that makes replicas wait, and the timeouts, would stay with somebody else.
+        raise SettingsError(
+            "DATABASE_URL: a migration needs a session of its own; give it the address of "
+            "PostgreSQL itself, without prepared_statement_cache_size=0"
+        )
     for _ in range(ATTEMPTS - 1):
         try:
             return await _attempt(url)

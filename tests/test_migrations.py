@@ -29,7 +29,7 @@ from app.db import (
     require_head,
     transaction,
 )
-from app.errors import DatabaseUnavailable, SchemaBehind
+from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError
 from app.migrating import migrate
 from app.tables import metadata
 
@@ -206,6 +206,12 @@ async def test_a_migration_gives_up_on_a_lock_that_stays(
                 await migrate(empty_url)
     finally:
         await reader.close()
+
+
+async def test_a_migration_refuses_a_pooler_by_transaction(empty_url: URL) -> None:
+    pooled = empty_url.update_query_dict({"prepared_statement_cache_size": "0"})
+    with pytest.raises(SettingsError, match="needs a session of its own"):
+        await migrate(pooled)
 
 
 async def test_no_database_is_said_in_one_line() -> None:
