@@ -27,7 +27,8 @@ async def measure(bench: Bench) -> Measured:
             bare.append(bare_posts(stage, each=each * WINDOWS, concurrency=IN_FLIGHT))
         bench.say(
             f"run {number + 1}: {ours[-1].rate:,.0f} windows/s, "
-            f"bare {per_second(bare[-1].calls, bare[-1].seconds):,.0f} POST/s"
+            f"bare {per_second(bare[-1].calls, bare[-1].seconds):,.0f} POST/s; processor time a "
+            f"window: {_shares(ours[-1:])}; of a bare POST {_us(bare[-1].cpu / bare[-1].calls)}"
         )
     rates = [run.rate for run in ours]
     posts = [per_second(run.calls, run.seconds) for run in bare]
@@ -66,9 +67,6 @@ async def _ours(bench: Bench, messages: list[Message]) -> Delivered:
 
 
 def _how(messages: list[Message], ours: list[Delivered]) -> str:
-    shares = ", ".join(
-        f"{who} {_us(median([run.each(who) for run in ours]))}" for who in ours[0].cpu
-    )
     return f"""
         One `meterbridge serve` receives {len(messages):,} webhooks of {WINDOWS} windows, of
         {SUBJECTS} subjects with a subscription each, from 64 connections as fast as it answers,
@@ -79,9 +77,13 @@ def _how(messages: list[Message], ours: list[Delivered]) -> str:
         is written down, a retry or an audit trail.
 
         Two processors are shared by the bridge, PostgreSQL, the sandbox and the sender in our runs,
-        by the loop and the sandbox in the rival's. Processor time for a window: {shares}. The
-        figure is that of the bridge's own process, beside that of the loop.
+        by the loop and the sandbox in the rival's. Processor time for a window:
+        {_shares(ours)}. The figure is that of the bridge's own process, beside that of the loop.
     """
+
+
+def _shares(runs: list[Delivered]) -> str:
+    return ", ".join(f"{who} {_us(median([run.each(who) for run in runs]))}" for who in runs[0].cpu)
 
 
 def _us(seconds: float) -> str:

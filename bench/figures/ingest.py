@@ -26,6 +26,11 @@ class _Run:
     cpu: float
     """Of the service, in cores."""
 
+    @property
+    def each(self) -> float:
+        """Seconds of the service's processor time for a webhook."""
+        return self.cpu / self.accepted
+
 
 async def measure(bench: Bench) -> Measured:
     """Receive as fast as 64 connections send, then let pgbench write the same body."""
@@ -54,6 +59,7 @@ async def measure(bench: Bench) -> Measured:
     if bench.profile and any(line.verdict == "not met" for line in lines):
         profile = await _profiled(bench, messages)
     busy = median([run.cpu for run in runs])
+    each = median([run.each for run in runs]) * 1e6
     sender = median([run.load.cpu / run.load.seconds for run in runs])
     how = f"""
         `meterbridge serve --no-worker` takes reports of {len(messages[0].body())} bytes from a
@@ -61,10 +67,10 @@ async def measure(bench: Bench) -> Measured:
         connection. Requests are signed by svix before the clock starts, and written by bare
         protocols, so that the sender is not what is measured.
 
-        Two processors are shared by the service ({busy:.2f} of a core), PostgreSQL's writer and the
-        sender ({sender:.2f}). pgbench has both for itself and its {pgbench.CLIENTS} sessions, over
-        a Unix socket, with prepared statements; it neither parses, nor verifies, nor tells
-        duplicates.
+        Two processors are shared by the service ({busy:.2f} of a core, {each:.0f} µs a webhook),
+        PostgreSQL's writer and the sender ({sender:.2f}). pgbench has both for itself and its
+        {pgbench.CLIENTS} sessions, over a Unix socket, with prepared statements; it neither parses,
+        nor verifies, nor tells duplicates.
     """
     return Measured(lines, how, profile=profile)
 
@@ -77,8 +83,12 @@ async def _run(bench: Bench, messages: list[Message], number: int) -> _Run:
             stage.database, messages[0].body(), seconds=seconds, folder=stage.folder
         )
     accepted = per_second(load.answered, load.seconds)
-    bench.say(f"run {number + 1}: {accepted:,.0f} accepted/s, pgbench {floor:,.0f}/s")
-    return _Run(accepted, floor, load, cpu)
+    run = _Run(accepted, floor, load, cpu)
+    bench.say(
+        f"run {number + 1}: {accepted:,.0f} accepted/s, pgbench {floor:,.0f}/s; "
+        f"{run.each * 1e6:.0f} µs of processor time a webhook"
+    )
+    return run
 
 
 async def _receive(
