@@ -23,6 +23,8 @@ _KEEPING = (
 
 # name, table, columns, where
 ADDED: tuple[tuple[str, str, tuple[str, ...], str | None], ...] = (
+    ("ix_item_periods_kept", "item_periods", ("period_end",), "pruned_at is null"),
+    ("ix_item_periods_pruned", "item_periods", ("id",), "pruned_at is not null"),
     ("ix_usage_windows_delivery_id", "usage_windows", ("delivery_id",), None),
     ("ix_window_revisions_delivery_id", "window_revisions", ("delivery_id",), None),
     ("ix_usage_windows_covered", "usage_windows", ("id",), "state = 'covered'"),

@@ -28,15 +28,19 @@ from app.ledger import windows as facts
 from app.ledger.approval import awaits_approval
 from app.ledger.asking import cover
 from app.ledger.deliveries import ClaimedDelivery
-from app.ledger.keeping import IncomingWindow, Kept, WindowKey, group_key, keep_windows
+from app.ledger.incoming import IncomingWindow, incoming
+from app.ledger.keeping import Kept, keep_windows
 from app.ledger.moving import not_down_yet, taken_off, wake_moving
 from app.ledger.overlaps import admit
 from app.ledger.parts import boundaries, parts_of
-from app.ledger.provisional import displace
+from app.ledger.provisional import displace, overlapped, regular_windows
 from app.ledger.querying import ask_nobody
-from app.ledger.recording import PlaceMoved, record
+from app.ledger.recording import record
+from app.ledger.records import PlaceMoved
 from app.ledger.resolving import BatchResolver
+from app.ledger.series import measure_newest
 from app.ledger.unforeseen import UNFORESEEN
+from app.ledger.unwritten import WindowAppeared
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
@@ -50,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 # A transaction stays far below the statement timeout, whatever has piled up: 100 deliveries of
 # 2,500 windows each took longer than that, and would have been tried for ever.
-DELIVERIES_PER_BATCH = 100
+DELIVERIES_PER_BATCH = 250
 BYTES_PER_BATCH = 1024 * 1024
 WINDOWS_PER_BATCH = 2_000
 
@@ -204,8 +208,9 @@ class Booker:
         while True:
             try:
                 return await self._book_once(claim)
-            except PlaceMoved:  # by a commit of another replica: the next look sees it
-                logger.info("a record was made in another period meanwhile; the batch is repeated")
+            # By a commit of another replica: the next look sees it.
+            except (PlaceMoved, WindowAppeared) as moved:
+                logger.info("%s meanwhile; the batch is repeated", type(moved).__name__)
 
     async def _book_once(self, claim: Claim) -> Round:
         now = self._clock.now()
@@ -223,6 +228,7 @@ class Booker:
                 connection, now=now, limit=claim.windows, only=claim.only_windows
             ):
                 pending.setdefault(window.id, window)
+            unwritten = kept.unwritten
             admitted = await admit(connection, list(pending.values()), locked=kept.series)
             windows, unapproved = await self._let_through(connection, admitted.windows)
             not_down = await not_down_yet(connection, windows, now=now)
@@ -234,8 +240,14 @@ class Booker:
             batch = await self._resolver.resolve(
                 connection, [w for w in windows if w.id not in again], now
             )
-            covered = await cover(connection, [*again.values(), *batch.covered], now=now)
-            displaced = await displace(connection, batch.targets, batch.standing, now=now)
+            others = [*again.values(), *batch.covered]
+            # Their parts refer to them.
+            await unwritten.write(connection, only=[window.id for window, _ in others], now=now)
+            covered = await cover(connection, others, now=now)
+            pairs = await overlapped(connection, regular_windows(batch.targets))
+            if pairs:  # what is left of provisional windows goes around those that are there
+                await unwritten.write(connection, now=now)
+            displaced = await displace(connection, batch.targets, batch.standing, pairs, now=now)
             leaving = {w.id: w for w in batch.leaving if w.id not in displaced.ids}
             booked = await record(
                 connection,
@@ -252,7 +264,10 @@ class Booker:
             left = [taken_off(window, now=now) for window in leaving.values()]
             stayed = [w for w in displaced.settle(booked) if w.id not in leaving]
             settled = [*parked, *waiting, *covered, *left, *stayed]
-            await facts.settle_windows(connection, settled, now=now)
+            rows = await unwritten.write(connection, settled, now=now)
+            await facts.settle_windows(connection, rows, now=now)
+            await kept.write_history(connection, now=now)
+            await measure_newest(connection, admitted.changed)
         reasons = Counter(w.reason for w in settled if w.state == "parked" and w.reason)
         looked_at = len(windows) + len(parked)
         return Round(len(deliveries), looked_at, batch.subscriptions, reasons)
@@ -297,7 +312,7 @@ async def _keep(
     connection: AsyncConnection, deliveries: Sequence[ClaimedDelivery], now: datetime
 ) -> Kept:
     """Store the windows of deliveries."""
-    incoming: list[IncomingWindow] = []
+    told: list[IncomingWindow] = []
     sound: list[int] = []
     for delivery in deliveries:
         try:
@@ -308,33 +323,14 @@ async def _keep(
             await _fail(connection, [delivery], error, now)
             continue
         if isinstance(report, UsageReport):
-            incoming.extend(_incoming(delivery, report))
+            told.extend(incoming(delivery, report))
         sound.append(delivery.id)
-    kept = await keep_windows(connection, incoming, now=now)
+    kept = await keep_windows(connection, told, now=now)
     if kept.older:
         logger.info("%d windows were older than what is known: kept as history", kept.older)
     if sound:
         await received.settle_deliveries(connection, sound, state="booked", now=now)
     return kept
-
-
-def _incoming(delivery: ClaimedDelivery, report: UsageReport) -> list[IncomingWindow]:
-    windows = []
-    for window in report.windows:
-        key, written = group_key(dict(window.group_by), contradicts=window.subject_contradicts)
-        windows.append(
-            IncomingWindow(
-                WindowKey(
-                    report.meter.slug, window.subject, key, window.window_start, window.window_end
-                ),
-                written,
-                report.meter.aggregation,
-                window.value,
-                window.subject_contradicts,
-                delivery,
-            )
-        )
-    return windows
 
 
 async def _fail(

@@ -25,7 +25,7 @@ from app.ledger import records as store
 from app.ledger.late_records import Carry, LatePeriod
 from app.ledger.periods import PeriodKey
 from app.ledger.placing import changed_record
-from app.ledger.records import NewRecord, RecordKey, UsageRecord
+from app.ledger.records import NewRecord, PlaceMoved, RecordKey, UsageRecord
 from app.ledger.successors import Successors, successor
 from app.ledger.unforeseen import UNFORESEEN, UNFORESEEN_RETRY
 from app.mapping.models import Combination, LatePolicy, SnapshotItem, SubscriptionSnapshot
@@ -97,6 +97,8 @@ class Carrier:
             snapshot = snapshots.get(period.subscription)
             try:
                 settled = await self._settle(period, snapshot, now)
+            except PlaceMoved:
+                settled = None
             except UNFORESEEN:
                 # One period that cannot be carried must not keep the others, or the booking.
                 logger.exception("item period %d could not be carried; later again", period.id)
@@ -173,8 +175,8 @@ class Carrier:
             if carries:
                 svix_id = max(carries, key=lambda carry: carry.home.id).home.svix_id
                 new = NewRecord(key, period.subscription, here, svix_id, increment)
-                await store.add_records(connection, [new])
-                (there,) = await store.lock_records(connection, [key])
+                made = {} if found else await store.new_records(connection, [new])
+                there = found[0] if found else made[key]
                 moved = sum(carry.quantity for carry in carries)
                 after = changed_record(
                     replace(there, carried=there.carried + moved),
@@ -184,7 +186,10 @@ class Carrier:
                     now=now,
                     linger=self._linger,
                 )
-                await store.write_records(connection, [after])
+                if found:
+                    await store.write_records(connection, [after])
+                else:
+                    await store.insert_records(connection, [(new, after)])
                 await late_store.write_carries(connection, carries, there.id, now)
         _log(homes)
         if carries:

@@ -24,7 +24,7 @@ from app.db import transaction
 from app.errors import DatabaseUnavailable
 from app.ledger import flushes as store
 from app.ledger.flushes import Asked, Provisional, Series, Standing
-from app.ledger.keeping import group_key
+from app.ledger.incoming import group_key
 from app.ledger.querying import combined
 from app.ledger.series import SeriesKey
 from app.ledger.unforeseen import UNFORESEEN, UNFORESEEN_RETRY

@@ -1,108 +1,48 @@
-"""Keeping: windows as deliveries tell them -> the database. SQL only, in whole batches.
+"""Keeping: windows as deliveries tell them -> the ledger, in whole batches.
 
 lock their series                       nobody else keeps or books a window of these
-insert what is new                      all that a window costs that comes once
-lock what was there, and compare        newer revises, older is history, the same is nothing
+lock those that are there, and compare  newer revises, older is history, the same is nothing
+give the others ids                     they are written when it is known what becomes of them
 """
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.history import Replayed, Revision, Verdict, replay, write_history
+from app.ledger.incoming import IncomingWindow, WindowKey
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
+from app.ledger.unwritten import NewWindow, Unwritten, new_ids
 from app.ledger.windows import TO_BE_ASKED, WINDOW_COLUMNS, PendingWindow, pending_window
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowSource
 
-
-class WindowKey(NamedTuple):
-    """What makes a usage window one fact."""
-
-    meter: str
-    subject: str
-    group_key: bytes
-    window_start: datetime
-    window_end: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class IncomingWindow:
-    """One window as a delivery tells it."""
-
-    key: WindowKey
-    group_by: str  # JSON
-    aggregation: str
-    value: Decimal
-    subject_contradicts: bool
-    delivery: ClaimedDelivery
-
-    @property
-    def revision(self) -> Revision:
-        """What it says of the window."""
-        return Revision(
-            self.value,
-            self.aggregation,
-            WindowSource.WEBHOOK,
-            self.delivery.id,
-            self.delivery.svix_id,
-            self.delivery.message_at,
-        )
+History = list[tuple[int, Revision, Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """Windows that are to be booked, and how many arrivals were older than what stands.
 
-    `series` are locked by this transaction.
+    `series` are locked by this transaction. Of the pending windows those that are `unwritten`, and
+    the history of these, are still to be written.
     """
 
     pending: list[PendingWindow]
     older: int
     series: frozenset[SeriesKey] = frozenset()
+    unwritten: Unwritten = field(default_factory=Unwritten)
+    history: History = field(default_factory=list)
 
+    async def write_history(self, connection: AsyncConnection, *, now: datetime) -> None:
+        """Keep what does not stand of new windows, once these are written."""
+        await write_history(connection, self.history, now=now)
 
-def group_key(group_by: Mapping[str, str], *, contradicts: bool) -> tuple[bytes, str]:
-    """A digest for the unique key, and the JSON it stands for.
-
-    A row whose subject contradicts its query is a fact of its own: it never revises a sound one.
-    """
-    written = json.dumps(dict(sorted(group_by.items())), ensure_ascii=False, separators=(",", ":"))
-    salt = b"contradicts:" if contradicts else b""
-    return hashlib.sha256(salt + written.encode()).digest()[:16], written
-
-
-# Whoever inserts waits for whoever inserts the same window, in the order of their key; what is
-# there already is locked afterwards, in the same order: so nobody waits in a circle.
-_INSERT = text(
-    f"""
-    insert into usage_windows (
-        meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
-        subject_contradicts, revision, delivery_id, svix_id, message_at, state)
-    select meter, subject, group_key, window_start, window_end, cast(group_by as jsonb),
-           aggregation, value, contradicts, revision, delivery_id, svix_id, message_at, 'pending'
-    from unnest(
-        cast(:meter as text[]), cast(:subject as text[]), cast(:group_key as bytea[]),
-        cast(:window_start as timestamptz[]), cast(:window_end as timestamptz[]),
-        cast(:group_by as text[]), cast(:aggregation as text[]), cast(:value as numeric[]),
-        cast(:contradicts as boolean[]), cast(:revision as integer[]),
-        cast(:delivery_id as bigint[]), cast(:svix_id as text[]), cast(:message_at as timestamptz[])
-    ) as t (meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
-            contradicts, revision, delivery_id, svix_id, message_at)
-    {KEY_ORDER}
-    on conflict (meter, subject, group_key, window_start, window_end) do nothing
-    returning {WINDOW_COLUMNS}
-    """  # noqa: S608 - the columns are a constant
-)
 
 _LOCK = text(
     f"""
@@ -146,7 +86,7 @@ _REVISE = text(
 async def keep_windows(
     connection: AsyncConnection, windows: Iterable[IncomingWindow], *, now: datetime
 ) -> Kept:
-    """Insert or revise windows, given in the order of their arrival, and keep their history.
+    """Revise windows, given in the order of their arrival, and keep their history.
 
     To be called before the transaction locks any window: it waits for their series.
     """
@@ -160,54 +100,49 @@ async def keep_windows(
         connection,
         (_in_series(w) for found in arrived.values() for w in found if not w.subject_contradicts),
     )
-    inserted, history = await _insert(connection, arrived)
-    there = {key: found for key, found in arrived.items() if key not in inserted}
-    revised, changed = await _revise(connection, there)
-    history += changed
-    await write_history(connection, history, now=now)
-    rows = [*inserted.values(), *revised]
+    there = (await connection.execute(_LOCK, _key_columns(list(arrived)))).all()
+    revised, changed = await _revise(connection, there, arrived)
+    await write_history(connection, changed, now=now)
+    known = {_key(row) for row in there}
+    new, history = await _new(
+        connection, {key: found for key, found in arrived.items() if key not in known}
+    )
     return Kept(
-        [pending_window(row) for row in rows if row.state == "pending"],
-        sum(verdict is Verdict.OLDER for _, _, verdict in history),
+        [
+            *(window.pending for window in new),
+            *(pending_window(row) for row in revised if row.state == "pending"),
+        ],
+        sum(verdict is Verdict.OLDER for _, _, verdict in [*history, *changed]),
         series,
+        Unwritten(new),
+        history,
     )
 
 
-History = list[tuple[int, Revision, Verdict]]
-
-
-async def _insert(
+async def _new(
     connection: AsyncConnection, arrived: Mapping[WindowKey, Sequence[IncomingWindow]]
-) -> tuple[dict[WindowKey, Row[Any]], History]:
-    """Insert the windows that are new: their rows, and what of them does not stand."""
-    replayed = {key: replay(None, [w.revision for w in found]) for key, found in arrived.items()}
-    first = [found[0] for found in arrived.values()]
-    rows = await connection.execute(
-        _INSERT,
-        _key_columns(list(arrived))
-        | _revision_columns(list(replayed.values()))
-        | {
-            "group_by": [window.group_by for window in first],
-            "contradicts": [window.subject_contradicts for window in first],
-            "revision": [outcome.changes + 1 for outcome in replayed.values()],
-        },
-    )
-    inserted = {_key(row): row for row in rows}
-    return inserted, [
-        (row.id, *other) for key, row in inserted.items() for other in replayed[key].others
-    ]
+) -> tuple[list[NewWindow], History]:
+    """Windows that are not there yet, and what of them does not stand."""
+    new: list[NewWindow] = []
+    history: History = []
+    for id_, key in zip(await new_ids(connection, len(arrived)), sorted(arrived), strict=True):
+        found = arrived[key]
+        outcome = replay(None, [window.revision for window in found])
+        new.append(NewWindow(id_, found[0], outcome.standing, outcome.changes + 1))
+        history += [(id_, *other) for other in outcome.others]
+    return new, history
 
 
 async def _revise(
-    connection: AsyncConnection, arrived: Mapping[WindowKey, Sequence[IncomingWindow]]
+    connection: AsyncConnection,
+    there: Iterable[Row[Any]],
+    arrived: Mapping[WindowKey, Sequence[IncomingWindow]],
 ) -> tuple[Sequence[Row[Any]], History]:
-    """Revise windows that are there already: the rows of those with a newer delivery, and what
-    does not stand (any more)."""
-    if not arrived:
-        return [], []
+    """Revise windows that are there already, and locked: the rows of those with a newer delivery,
+    and what does not stand (any more)."""
     history: History = []
     newer: dict[int, tuple[Replayed, bool]] = {}
-    for row in await connection.execute(_LOCK, _key_columns(list(arrived))):
+    for row in there:
         before = Revision(
             row.value,
             row.aggregation,

@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.ledger.series import SeriesKey, hold_free_series, measure_newest
+from app.ledger.series import SeriesKey, hold_free_series
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason
 from app.mapping.resolution import WindowSource
@@ -53,10 +53,14 @@ class PrunedUntil:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Windows that may be booked, and those that are parked because they overlap one."""
+    """Windows that may be booked, and those that are parked because they overlap one.
+
+    The newest window of the series that are `changed` is to be found anew, once all is written.
+    """
 
     windows: list[PendingWindow]
     parked: list[SettledWindow]
+    changed: frozenset[SeriesKey]
 
 
 # No window is longer than its series' longest, so the search starts that much before: among the
@@ -109,7 +113,6 @@ async def admit(
         if (newest_end := held.get(series_of(window))) is not None
         and window.facts.window_end > newest_end
     }
-    await measure_newest(connection, changed, without=list(found))
     let_in = {window.id for window in accepted}
     return Admitted(
         [w for w in windows if w.id in let_in or not _may_overlap(w)],
@@ -117,6 +120,7 @@ async def admit(
             SettledWindow(id_, "parked", _REASONS[type(other)], other.describe())
             for id_, other in found.items()
         ],
+        frozenset(changed),
     )
 
 

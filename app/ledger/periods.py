@@ -55,11 +55,15 @@ async def open_periods(
     wanted = {PeriodKey(t.subscription_item, t.period_start): t for t in targets}
     if not wanted:
         return {}
-    keys = sorted(wanted)
-    parameters = {
-        "items": [key.subscription_item for key in keys],
-        "starts": [key.period_start for key in keys],
-    }
+    found = await _ids(connection, wanted)
+    missing = sorted(wanted.keys() - found.keys())
+    if missing:
+        await _insert(connection, [wanted[key] for key in missing], now)
+        found |= await _ids(connection, missing)
+    return found
+
+
+async def _insert(connection: AsyncConnection, targets: Sequence[Target], now: datetime) -> None:
     await connection.execute(
         text(
             """
@@ -81,17 +85,22 @@ async def open_periods(
             on conflict (subscription_item, period_start) do nothing
             """
         ),
-        parameters
-        | {
+        {
             "now": now,
-            "ends": [wanted[key].period_end for key in keys],
-            "subscriptions": [wanted[key].subscription for key in keys],
-            "roundings": [wanted[key].rounding.value for key in keys],
-            "combinations": [wanted[key].combination.value for key in keys],
-            "late_policies": [wanted[key].late_policy.value for key in keys],
-            "closed_until": [wanted[key].closed_until for key in keys],
+            "items": [target.subscription_item for target in targets],
+            "starts": [target.period_start for target in targets],
+            "ends": [target.period_end for target in targets],
+            "subscriptions": [target.subscription for target in targets],
+            "roundings": [target.rounding.value for target in targets],
+            "combinations": [target.combination.value for target in targets],
+            "late_policies": [target.late_policy.value for target in targets],
+            "closed_until": [target.closed_until for target in targets],
         },
     )
+
+
+async def _ids(connection: AsyncConnection, keys: Iterable[PeriodKey]) -> dict[PeriodKey, int]:
+    listed = list(keys)
     rows = await connection.execute(
         text(
             """
@@ -100,7 +109,10 @@ async def open_periods(
                 on p.subscription_item = t.item and p.period_start = t.start
             """
         ),
-        parameters,
+        {
+            "items": [key.subscription_item for key in listed],
+            "starts": [key.period_start for key in listed],
+        },
     )
     return {PeriodKey(row.subscription_item, row.period_start): row.id for row in rows}
 

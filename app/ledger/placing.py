@@ -9,14 +9,14 @@ Where the price adds up, the rounding is that of the period's running total (see
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Final
 
 from app.ledger.booking import Change, Totals, book
 from app.ledger.periods import ItemPeriod
-from app.ledger.quantity import amount, round_total
+from app.ledger.quantity import NOTHING, amount, round_total
 from app.ledger.records import RecordKey, UsageRecord
 from app.ledger.windows import PendingWindow
 from app.mapping.models import Combination
@@ -38,11 +38,18 @@ class Placed:
     item_period_id: int
     scale: Fraction
     gone: bool = False
+    # Units of the window now.
+    amount: Fraction = field(init=False)
+
+    def __post_init__(self) -> None:
+        units = NOTHING if self.gone else amount(self.window.value, self.scale)
+        object.__setattr__(self, "amount", units)
 
     @property
-    def amount(self) -> Fraction:
-        """Units of the window now."""
-        return Fraction(0) if self.gone else amount(self.window.value, self.scale)
+    def change(self) -> Fraction:
+        """By how much it counts more (or less) than before."""
+        before = self.window.amount
+        return self.amount - before if before else self.amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ def rewrite(
         booked = book(
             Totals(period.exact, period.rounded),
             {timestamp: record.booked for timestamp, record in held.items()},
-            [Change(p.key.timestamp, p.amount - p.window.amount) for p in ordered],
+            [Change(p.key.timestamp, p.change) for p in ordered],
             period.rounding,
         )
         after = replace(period, exact=booked.totals.exact, rounded=booked.totals.rounded)

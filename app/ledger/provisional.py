@@ -96,17 +96,16 @@ async def displace(
     connection: AsyncConnection,
     targets: Sequence[tuple[PendingWindow, Target]],
     standing: Sequence[PendingWindow],
+    pairs: Sequence[tuple[int, int]],
     *,
     now: datetime,
 ) -> Displaced:
-    """Let provisional windows give way to the regular ones among `targets`, all of them locked."""
+    """Let provisional windows give way to the regular ones among `targets`, all of them locked.
+
+    `pairs`: a provisional window and the regular one that overlaps it, by their ids.
+    """
     over = frozenset(window.id for window in standing if _is_over(window, now))
-    regular = {
-        window.id: window
-        for window, _ in targets
-        if window.facts.source in (WindowSource.WEBHOOK, WindowSource.PART)
-    }
-    pairs = await overlapped(connection, list(regular.values()))
+    regular = {window.id: window for window in regular_windows(targets)}
     if not pairs:
         return Displaced(list(targets), list(standing), over, frozenset(), [], frozenset())
     told: dict[int, list[PendingWindow]] = defaultdict(list)
@@ -152,6 +151,15 @@ async def displace(
     )
 
 
+def regular_windows(targets: Iterable[tuple[PendingWindow, Target]]) -> list[PendingWindow]:
+    """Those to which a provisional window gives way."""
+    return [
+        window
+        for window, _ in targets
+        if window.facts.source in (WindowSource.WEBHOOK, WindowSource.PART)
+    ]
+
+
 def _is_over(window: PendingWindow, now: datetime) -> bool:
     """Whether nothing is left of a provisional window, and nothing will be added to it."""
     return (
@@ -169,11 +177,15 @@ def _on_record(target: Target, record: RecordAt | None) -> Target:
     return replace(target, timestamp=record.timestamp)
 
 
+# Without OpenMeter's API there are none, and nothing is to be compared.
+_ANY: Final = text("select exists (select 1 from usage_windows where source = 'flush')")
+
+
 async def overlapped(
     connection: AsyncConnection, windows: Sequence[PendingWindow]
 ) -> list[tuple[int, int]]:
     """Pairs of a provisional window and one that overlaps it."""
-    if not windows:
+    if not windows or not await connection.scalar(_ANY):
         return []
     rows = await connection.execute(
         text(

@@ -20,7 +20,7 @@ from app.ledger.foremost import foremost_on
 from app.ledger.periods import ItemPeriod, PeriodKey
 from app.ledger.placing import Placed, Rewritten, Standing, rewrite
 from app.ledger.quantity import round_total
-from app.ledger.records import NewRecord, RecordKey, RecordPlace, UsageRecord
+from app.ledger.records import NewRecord, PlaceMoved, RecordKey, RecordPlace, UsageRecord
 from app.ledger.windows import PendingWindow, SettledWindow, parked_beside
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
@@ -30,10 +30,6 @@ from app.mapping.standing import MOVING
 
 # Under `max` the windows of a record are not told apart by their ends.
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
-
-
-class PlaceMoved(Exception):
-    """Another replica made the record, in another period, a moment ago: book the batch again."""
 
 
 async def record(
@@ -78,30 +74,23 @@ async def record(
         locked[p.item_period_id] = _as_booked_now(locked[p.item_period_id], target)
     locked, placed, refused = _refuse_misfits(locked, placed)
     newest = {p.key: p.window.svix_id for p in placed}
-    new = {key: target for key, target in new.items() if key in newest}
     await store.lock_lanes(connection, subscriptions, due_at=now + linger)
-    if new:
-        await store.add_records(
-            connection,
-            [
-                NewRecord(
-                    key,
-                    target.subscription,
-                    periods[PeriodKey(key.subscription_item, target.period_start)],
-                    newest[key],
-                    target.increment,
-                )
-                for key, target in new.items()
-            ],
+    missing = [
+        NewRecord(
+            key,
+            target.subscription,
+            periods[PeriodKey(key.subscription_item, target.period_start)],
+            newest[key],
+            target.increment,
         )
+        for key, target in new.items()
+        if key in newest
+    ]
     by_period: dict[int, list[Placed]] = defaultdict(list)
     for p in placed:
         by_period[p.item_period_id].append(p)
-    record_ids, rewritten = await _rewrite(connection, locked, by_period, now, linger)
-    changed = [record for r in rewritten for record in r.records]
+    record_ids, rewritten = await _rewrite(connection, locked, by_period, missing, now, linger)
     await period_store.write_periods(connection, [r.period for r in rewritten], now=now)
-    if changed:
-        await store.write_records(connection, changed)
     slipped = {window.id: target.slipped for window, target in targets}
     return refused + [
         SettledWindow(
@@ -125,11 +114,13 @@ def _as_booked_now(period: ItemPeriod, target: Target) -> ItemPeriod:
     The rounding is that of what is booked first: a carry may have made the period before that.
     """
     untouched = period.combination is Combination.SUM and not (period.exact or period.rounded)
+    rounding = target.rounding if untouched else period.rounding
+    closed_until = period_store.latest(period.closed_until, target.closed_until)
+    now = (target.late_policy, closed_until, rounding)
+    if now == (period.late_policy, period.closed_until, period.rounding):
+        return period  # as for nearly every window: a copy of each took a tenth of all the time
     return replace(
-        period,
-        late_policy=target.late_policy,
-        closed_until=period_store.latest(period.closed_until, target.closed_until),
-        rounding=target.rounding if untouched else period.rounding,
+        period, late_policy=target.late_policy, closed_until=closed_until, rounding=rounding
     )
 
 
@@ -197,13 +188,19 @@ async def _rewrite(
     connection: AsyncConnection,
     locked: Mapping[int, ItemPeriod],
     by_period: Mapping[int, list[Placed]],
+    missing: Iterable[NewRecord],
     now: datetime,
     linger: timedelta,
 ) -> tuple[dict[RecordKey, int], list[Rewritten]]:
-    """Lock the records and compute what must stand on each."""
-    held = await store.lock_records(
+    """Lock the records, compute what must stand on each, and write it. Raises PlaceMoved."""
+    there = await store.lock_records(
         connection, {p.key for placed in by_period.values() for p in placed}
     )
+    # One that was missing may have been made since its place was looked for.
+    known = {found.key for found in there}
+    new = {record.key: record for record in missing if record.key not in known}
+    made = await store.new_records(connection, new.values())
+    held = [*there, *made.values()]
     records: dict[int, dict[RecordKey, UsageRecord]] = defaultdict(dict)
     for found in held:
         records[found.item_period_id][found.key] = found
@@ -226,6 +223,11 @@ async def _rewrite(
                 records[period_id].setdefault(found.key, found)
             result = again(records=records[period_id].values())
         rewritten.append(result)
+    changed = {record.id: record for result in rewritten for record in result.records}
+    written = [(new[key], changed.pop(empty.id, empty)) for key, empty in made.items()]
+    await store.insert_records(connection, written)
+    if changed:
+        await store.write_records(connection, list(changed.values()))
     return {found.key: found.id for found in held}, rewritten
 
 

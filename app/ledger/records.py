@@ -8,10 +8,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+class PlaceMoved(Exception):
+    """Another replica made the record, in another period, a moment ago: book the batch again."""
 
 
 class RecordKey(NamedTuple):
@@ -113,39 +117,101 @@ async def lock_lanes(
             insert into subscription_lanes as l (subscription, due_at)
             select t.subscription, cast(:due_at as timestamptz)
             from unnest(cast(:subscriptions as text[])) as t (subscription) order by 1
-            on conflict (subscription) do update set due_at = least(l.due_at, excluded.due_at)
+            on conflict (subscription) do update set due_at = excluded.due_at
+            -- A row for which this is false is locked as well, and not written.
+            where excluded.due_at < l.due_at or (l.due_at is null and excluded.due_at is not null)
             """
         ),
         {"subscriptions": sorted(subscriptions), "due_at": due_at},
     )
 
 
-async def add_records(connection: AsyncConnection, missing: Iterable[NewRecord]) -> None:
-    """Make empty records where they are missing."""
+_IDS: Final = text(
+    """
+    select nextval(cast(pg_get_serial_sequence('usage_records', 'id') as regclass))
+    from generate_series(1, :number)
+    """
+)
+
+
+async def new_records(
+    connection: AsyncConnection, missing: Iterable[NewRecord]
+) -> dict[RecordKey, UsageRecord]:
+    """Empty records, with ids, that are written when it is known what must stand on them."""
     ordered = sorted(missing, key=lambda new: new.key)
-    await connection.execute(
-        text(
-            """
-            insert into usage_records (item_period_id, subscription, subscription_item, timestamp,
-                                       wanted_quantity, svix_id, increment, state)
-            select t.period, t.subscription, t.item, t.at, 0, t.svix_id, t.increment, 'reported'
-            from unnest(cast(:periods as bigint[]), cast(:subscriptions as text[]),
-                        cast(:items as text[]), cast(:timestamps as bigint[]),
-                        cast(:svix_ids as text[]), cast(:increments as boolean[]))
-                as t (period, subscription, item, at, svix_id, increment)
-            order by t.item, t.at
-            on conflict (subscription_item, timestamp) do nothing
-            """
-        ),
+    if not ordered:
+        return {}
+    ids = sorted((await connection.execute(_IDS, {"number": len(ordered)})).scalars())
+    return {
+        new.key: UsageRecord(
+            id_,
+            new.key,
+            new.item_period_id,
+            wanted=0,
+            reported=0,
+            revision=0,
+            svix_id=new.svix_id,
+            state="reported",
+            due_at=None,
+            unsent_since=None,
+            failures=0,
+            key_suffix=0,
+            unsettled=False,
+            doubtful=False,
+        )
+        for id_, new in zip(ids, ordered, strict=True)
+    }
+
+
+# A record is written once, as it is to stand: made empty and then updated it cost twice the time.
+_INSERT: Final = text(
+    """
+    insert into usage_records (id, item_period_id, subscription, subscription_item, timestamp,
+                               wanted_quantity, carried_quantity, revision, svix_id, increment,
+                               state, due_at, unsent_since)
+    overriding system value
+    select t.id, t.period, t.subscription, t.item, t.at, t.wanted, t.carried, t.revision,
+           t.svix_id, t.increment, t.state, t.due_at, t.unsent_since
+    from unnest(cast(:ids as bigint[]), cast(:periods as bigint[]), cast(:subscriptions as text[]),
+                cast(:items as text[]), cast(:timestamps as bigint[]), cast(:wanted as numeric[]),
+                cast(:carried as numeric[]), cast(:revisions as int[]), cast(:svix_ids as text[]),
+                cast(:increments as boolean[]), cast(:states as text[]),
+                cast(:due_ats as timestamptz[]), cast(:unsent as timestamptz[]))
+        as t (id, period, subscription, item, at, wanted, carried, revision, svix_id, increment,
+              state, due_at, unsent_since)
+    order by t.item, t.at
+    on conflict (subscription_item, timestamp) do nothing
+    """
+)
+
+
+async def insert_records(
+    connection: AsyncConnection, records: Sequence[tuple[NewRecord, UsageRecord]]
+) -> None:
+    """Write new records. Raises PlaceMoved."""
+    if not records:
+        return
+    after = [record for _, record in records]
+    inserted = await connection.execute(
+        _INSERT,
         {
-            "periods": [new.item_period_id for new in ordered],
-            "subscriptions": [new.subscription for new in ordered],
-            "items": [new.key.subscription_item for new in ordered],
-            "timestamps": [new.key.timestamp for new in ordered],
-            "svix_ids": [new.svix_id for new in ordered],
-            "increments": [new.increment for new in ordered],
+            "ids": [r.id for r in after],
+            "periods": [r.item_period_id for r in after],
+            "subscriptions": [new.subscription for new, _ in records],
+            "items": [r.key.subscription_item for r in after],
+            "timestamps": [r.key.timestamp for r in after],
+            "wanted": [Decimal(r.wanted) for r in after],
+            "carried": [Decimal(r.carried) for r in after],
+            "revisions": [r.revision for r in after],
+            "svix_ids": [r.svix_id for r in after],
+            "increments": [new.increment for new, _ in records],
+            "states": [r.state for r in after],
+            "due_ats": [r.due_at for r in after],
+            "unsent": [r.unsent_since for r in after],
         },
     )
+    if inserted.rowcount != len(records):
+        raise PlaceMoved
 
 
 _RECORD_COLUMNS = """

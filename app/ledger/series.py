@@ -105,7 +105,6 @@ _MEASURE = text(
           and w.source = 'webhook' and not w.subject_contradicts
           and not (w.state = 'parked' and w.usage_record_id is null
                    and w.reason in ('overlaps_window', 'older_than_retention'))
-          and w.id <> all(cast(:without as bigint[]))
         order by w.window_start desc limit 1) n
     where s.meter = t.meter and s.subject = t.subject and s.group_key = t.group_key
     """
@@ -165,12 +164,10 @@ async def hold_free_series(
     return free
 
 
-async def measure_newest(
-    connection: AsyncConnection, keys: Collection[SeriesKey], *, without: Sequence[int]
-) -> None:
-    """Find the newest window of locked series anew: of those that count, and `without` some."""
+async def measure_newest(connection: AsyncConnection, keys: Collection[SeriesKey]) -> None:
+    """Find the newest window of locked series anew, of those that count."""
     if keys:
-        await connection.execute(_MEASURE, _columns(list(keys)) | {"without": list(without)})
+        await connection.execute(_MEASURE, _columns(list(keys)))
 
 
 def _columns(keys: Sequence[SeriesKey]) -> dict[str, list[object]]:

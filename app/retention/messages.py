@@ -29,10 +29,8 @@ _ATTEMPTS: Final = text(
 # a resend.
 _EMPTY: Final = text(
     """
-    update deliveries set body = '' where id in (
-        select id from deliveries
-        where id = any(cast(:ids as bigint[])) and state = 'booked' and body <> ''
-        order by id for update skip locked)
+    update deliveries set body = ''
+    where id = any(cast(:ids as bigint[])) and state = 'booked' and body <> ''
     """
 )
 # A resend of what was rejected is judged anew with the body that it brings.

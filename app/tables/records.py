@@ -52,6 +52,8 @@ item_periods = Table(
     Column("pruned_at", TIMESTAMPTZ),
     Column("pruned_reported", Numeric),
     UniqueConstraint("subscription_item", "period_start"),
+    Index("ix_item_periods_kept", "period_end", postgresql_where=text("pruned_at is null")),
+    Index("ix_item_periods_pruned", "id", postgresql_where=text("pruned_at is not null")),
     CheckConstraint("combination in ('sum', 'max', 'latest')", name="combination"),
     CheckConstraint("late_policy in ('carry_forward', 'hold')", name="late_policy"),
 )

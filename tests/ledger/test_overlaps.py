@@ -17,7 +17,7 @@ from sqlalchemy import text
 from app.db import transaction
 from app.ledger import overlaps
 from app.ledger import windows as facts
-from app.ledger.keeping import group_key
+from app.ledger.incoming import group_key
 from app.ledger.overlaps import overlaps_within
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
 from app.ledger.status import StatusRepository

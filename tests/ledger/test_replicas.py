@@ -11,7 +11,7 @@ from app.clock import ManualClock
 from app.db import transaction
 from app.errors import DatabaseUnavailable
 from app.ledger import windows as facts
-from app.ledger.keeping import group_key
+from app.ledger.incoming import group_key
 from app.ledger.rebooking import Rebooker
 from tests.ledger.world import Replica, World, at, row
 

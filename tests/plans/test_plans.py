@@ -1,0 +1,166 @@
+"""On large tables nothing that runs by itself reads a table from end to end, and what is rare has
+an index of its own. What is explained are the very statements that the program sends."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.engine import URL
+
+from app.db import ProgramSchema, transaction
+from app.health import Health
+from app.inbox.delivery import Delivery
+from app.inbox.repository import DeliveryRepository
+from app.ledger import flushes, questions
+from app.ledger import windows as facts
+from app.ledger.late_records import late_periods
+from app.ledger.moving import wake_moving
+from app.ledger.status import StatusRepository
+from app.mapping.releases import ask, release_some
+from app.retention.pruner import Pruner
+from app.retention.terms import Terms
+from tests.ledger.world import DAY, Replica, World, row
+from tests.mapping.stripe_side import HOUR, NOW
+from tests.plans.watching import plans, watched
+
+
+async def _receive(world: World, _: Replica) -> None:
+    inbox = DeliveryRepository(world.engine)
+    for faults in (None, ()):
+        new, known = (
+            Delivery.of(svix_id, b"{}", message_at=NOW, received_at=NOW, faults=faults)
+            for svix_id in (f"msg_new_{faults}", "msg_7_7")
+        )
+        await inbox.store([new, known])
+    await inbox.readmit([Delivery.of("msg_new_()", b"{}", message_at=NOW, received_at=NOW)])
+
+
+async def _book(world: World, replica: Replica) -> None:
+    """New windows, revised ones, and those that overlap one."""
+    for subject in ("customer-7", "customer-8"):
+        world.stripe.show(subject.replace("customer-", "sub_"))
+        await world.deliver(row(3, 5), row(22, 1), subject=subject, sent=10**7)
+        await world.deliver(row(23, 1), subject=subject)
+        await world.deliver(
+            {
+                "value": "1",
+                "windowStart": (DAY + HOUR / 2).isoformat(),
+                "windowEnd": (DAY + HOUR).isoformat(),
+            },
+            subject=subject,
+        )
+    for _ in range(4):
+        done = await replica.booker.book()
+        await replica.read(sorted(done.subscriptions & {"sub_7", "sub_8", "sub_9"}))
+
+
+async def _release(world: World, _: Replica) -> None:
+    async with transaction(world.engine) as connection:
+        await ask(connection, "meter", ["tokens"])
+        await ask(connection, "subject", ["customer-1"])
+        await ask(connection, "reason", ["item_not_found"])
+        await ask(connection, "subscription", ["sub_302"])
+        await release_some(connection, limit=50)
+        await connection.rollback()
+    async with transaction(world.engine) as connection:
+        await facts.wake_parked(connection, now=NOW, limit=1_000)
+        await wake_moving(connection, limit=1_000)
+        await connection.rollback()
+
+
+async def _wait(world: World, _: Replica) -> None:
+    async with transaction(world.engine) as connection:
+        await facts.snapshot_arrived(connection, "sub_9", retry_at=NOW)
+        await questions.claim(connection, NOW)
+        await flushes.claim(connection, NOW)
+        await flushes.series_of(connection, "sub_9", NOW)
+        asked = flushes.Asked("tokens", "customer-9")
+        await flushes.standing_starts(connection, [asked], NOW)
+        await connection.rollback()
+
+
+async def _carry(world: World, _: Replica) -> None:
+    async with transaction(world.engine) as connection:
+        await late_periods(connection, NOW, limit=500)
+
+
+async def _look(world: World, _: Replica) -> None:
+    await Health(world.engine, "replica", ProgramSchema.of_program()).check(NOW)
+    status = StatusRepository(world.engine)
+    await status.backlog()
+    await status.release_deliveries()
+
+
+async def _prune(world: World, _: Replica) -> None:
+    for days in (1, 10_000):
+        terms = Terms(timedelta(days=days), timedelta(days=days))
+        world.clock.set(DAY + timedelta(hours=24.5))
+        await Pruner(world.engine, world.clock, terms, rows_at_once=100, pause=0).sweep()
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A part of the program that runs by itself, and the indexes that it must use."""
+
+    run: Callable[[World, Replica], Awaitable[None]]
+    indexes: frozenset[str]
+
+
+PATHS = {
+    "receive": Path(_receive, frozenset({"uq_deliveries_svix_id"})),
+    "book": Path(
+        _book,
+        frozenset(
+            {
+                "ix_deliveries_received",
+                "ix_usage_windows_to_book",
+                "uq_usage_windows_meter_subject_group_key_window_start_w_9f13",
+                "uq_usage_records_subscription_item_timestamp",
+                "uq_item_periods_subscription_item_period_start",
+                "pk_usage_windows",
+                "pk_usage_series",
+                "ix_usage_windows_flush",
+            }
+        ),
+    ),
+    "release": Path(
+        _release,
+        frozenset({"ix_usage_windows_parked_retry", "ix_usage_windows_moving_from"}),
+    ),
+    "wait": Path(
+        _wait,
+        frozenset(
+            {
+                "ix_usage_windows_awaiting_snapshot",
+                "ix_usage_windows_awaiting_query",
+                "ix_usage_windows_flush",
+                "ix_usage_series_subject",
+                "ix_subject_mappings_subscription",
+            }
+        ),
+    ),
+    "carry": Path(_carry, frozenset({"ix_usage_records_late"})),
+    "look": Path(
+        _look,
+        frozenset({"ix_usage_records_owed", "ix_deliveries_received", "ix_deliveries_unbooked"}),
+    ),
+    "prune": Path(
+        _prune,
+        frozenset({"ix_usage_windows_covered", "ix_item_periods_kept", "ix_item_periods_pruned"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_nothing_that_runs_by_itself_reads_a_large_table_from_end_to_end(
+    world: World, replica: Replica, path: str, server_url: URL, large_database: str
+) -> None:
+    with watched(world.engine, replica.engine) as asked:
+        await PATHS[path].run(world, replica)
+    found = await plans(server_url.set(database=large_database), asked)
+    assert found
+    scanned = {plan.asked.line: set(plan.scanned) for plan in found if plan.scanned}
+    assert scanned == {}, "\n".join(f"{line}: {tables}" for line, tables in scanned.items())
+    used = frozenset[str]().union(*(plan.indexes for plan in found))
+    assert PATHS[path].indexes - used == frozenset(), "\n".join(sorted(used))
