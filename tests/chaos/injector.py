@@ -225,6 +225,9 @@ class Injector:
 
     async def _mapping_change(self, planned: Planned, _: random.Random) -> None:
         async with self._plant.turn:
+            if not self._changes:
+                self.recoveries.skipped[planned.kind] += 1
+                return
             change = self._changes.pop(0)
             since = time.monotonic()
             await self._plant.change(change)

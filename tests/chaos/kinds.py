@@ -60,7 +60,12 @@ PROCESS_KINDS: Final = (
     Kind("database_restart", 16, "PostgreSQL: immediate shutdown, recovery"),
     Kind("clock_forward", 12, "all clocks 6 hours on, over ends of billing periods", most=14),
     Kind("clock_skew", 12, "one process's clock is wrong by up to 40 s, either way"),
-    Kind("mapping_change", 12, "mappings change: late, dated back, from a moment on, a split"),
+    Kind(
+        "mapping_change",
+        12,
+        "mappings change: late, dated back, from a moment on, a split",
+        most=15,
+    ),
     Kind("secret_rotation", 4, "the signing secret is rotated", most=5),
 )
 """What meets processes, PostgreSQL, clocks and mappings."""

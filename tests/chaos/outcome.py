@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from tests.chaos.account import Account, owed
 from tests.chaos.books import standing
 from tests.chaos.injector import Lengths
+from tests.chaos.launching import Launcher, executed
 from tests.chaos.observing import Observer
 from tests.chaos.plant import Plant
 from tests.chaos.recovery import Recoveries
@@ -22,8 +23,8 @@ NO_DATABASE = 2
 class Options:
     """What is run. `seconds`: of faults and traffic; the rest of `within` is for the end.
 
-    `database`: settings of PostgreSQL beside those that the program gives its own. `sabotage`
-    falsifies the evidence in one way before it is judged.
+    `least`: of some kinds at least so many. `database`: settings of PostgreSQL beside those that
+    the program gives its own. `sabotage` falsifies the evidence in one way before it is judged.
     """
 
     seed: int = 1
@@ -32,8 +33,10 @@ class Options:
     seconds: float = 700.0
     within: float = 1_200.0
     lengths: Lengths = field(default_factory=Lengths)
+    least: Mapping[str, int] = field(default_factory=dict)
     database: Mapping[str, str] = field(default_factory=dict)
     sabotage: str | None = None
+    launcher: Launcher = executed
 
 
 @dataclass(frozen=True, slots=True)

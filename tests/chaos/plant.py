@@ -11,6 +11,7 @@ import httpx
 from tests.chaos.changes import Change
 from tests.chaos.clocks import ClockFile
 from tests.chaos.database import Database
+from tests.chaos.launching import Launcher
 from tests.chaos.mappings import Mappings
 from tests.chaos.replica import Replica
 from tests.chaos.stripe import Stripe
@@ -29,8 +30,9 @@ KEPT_EVERY = 0.2
 class Plant:
     """Starts and ends processes; all are gone after `end`."""
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database, launcher: Launcher) -> None:
         self.folder = folder
+        self._launcher = launcher
         self.database = database
         self.secrets: list[str] = []
         self.mappings = Mappings()
@@ -54,6 +56,7 @@ class Plant:
             folder=self.folder,
             world_clock=self._clock,
             settings=self._settings,
+            launcher=self._launcher,
             url=f"http://127.0.0.1:{number}" if port else None,
         )
 

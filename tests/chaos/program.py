@@ -8,34 +8,45 @@ the harness, however that ends.
 
 import ctypes
 import functools
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.cli import main
 from tests.chaos.clocks import MovedClock
 
 _PR_SET_PDEATHSIG = 1
+_ON_A_CLOCK = ("serve", "worker")
 
 
-def die_with_the_harness() -> None:
-    """Ask the kernel for a SIGKILL when the thread that started us ends."""
+def run(clocks: Sequence[Path], words: Sequence[str]) -> None:
+    """Run the program; returns or raises SystemExit as it does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if words[0] in _ON_A_CLOCK:
+        # Not for the others: it takes half of their start.
+        from app import bootstrap
+
+        bootstrap.__dict__["SystemClock"] = functools.partial(MovedClock, clocks)
+    sys.argv = ["meterbridge", *words]
+    main()
 
 
-def put_on_the_clock(paths: Sequence[Path]) -> None:
-    """What is built from now on reads the moved clock."""
-    from app import bootstrap
-
-    bootstrap.__dict__["SystemClock"] = functools.partial(MovedClock, paths)
+def run_as(
+    clocks: Sequence[Path], words: Sequence[str], environment: Mapping[str, str], log: Path
+) -> None:
+    """Run the program in a process that was forked: with its own environment, log and folder."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(output, stream.fileno())
+    os.chdir(log.parent)  # where no .env lies
+    os.environ.clear()
+    os.environ.update(environment)
+    run(clocks, words)
 
 
 if __name__ == "__main__":
-    die_with_the_harness()
-    clocks, *words = sys.argv[1:]
-    if words[0] in ("serve", "worker"):
-        put_on_the_clock([Path(path) for path in clocks.split(",")])
-    sys.argv = ["meterbridge", *words]
-    main()
+    named, *given = sys.argv[1:]
+    run([Path(path) for path in named.split(",")], given)

@@ -5,16 +5,14 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
 
-from tests.acceptance.processes import ROOT
 from tests.chaos.clocks import ClockFile
+from tests.chaos.launching import Command, Launched, Launcher
 
 STARTED_WITHIN = 90.0
 ENDED_WITHIN = 60.0
@@ -35,6 +33,7 @@ class Replica:
         folder: Path,
         world_clock: ClockFile,
         settings: Callable[[], Mapping[str, str]],
+        launcher: Launcher,
         url: str | None = None,
     ) -> None:
         self.name = name
@@ -43,17 +42,18 @@ class Replica:
         self.busy = asyncio.Lock()
         self.log = folder / f"{name}.log"
         self.clock = ClockFile(folder / f"{name}.clock")
-        self._clocks = f"{world_clock.path},{self.clock.path}"
+        self._clocks = (world_clock.path, self.clock.path)
         self._words = list(words)
         self._settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
+        self._launcher = launcher
+        self._process: Launched | None = None
         self._wanted = False
         self.starts = 0
         self.gave_up: list[int] = []
         """The exit statuses with which it ended by itself."""
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Launched:
         """The process as it was started last."""
         assert self._process is not None, f"{self.name} was never started"
         return self._process
@@ -65,22 +65,15 @@ class Replica:
 
     def start(self) -> None:
         """Start it; it is not ready yet. To be called from the main thread: it dies with it."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.program", self._clocks, *self._words],
-                cwd=self.log.parent,  # where no .env lies
-                env=kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **self._settings()},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self._process = self._launcher(
+            Command(self._clocks, self._words, self._settings(), self.log)
+        )
         self._wanted = True
         self.starts += 1
 
     def keep(self) -> None:
         """As whatever looks after it in production does: start it again if it ended by itself."""
-        status = self.process.poll()
+        status = self.process.status
         if self._wanted and status is not None:
             self.gave_up.append(status)
             self.start()
@@ -99,34 +92,43 @@ class Replica:
     async def kill(self) -> None:
         """As `kill -9`."""
         self._wanted = False
-        self.process.kill()
+        self._signal(signal.SIGKILL)
         await self._ended()
 
     async def stop(self) -> None:
         """SIGTERM, and wait for the end."""
         self._wanted = False
-        self.process.terminate()
+        self._signal(signal.SIGTERM)
         await self._ended()
 
     async def _ended(self) -> None:
         deadline = time.monotonic() + ENDED_WITHIN
-        while self.process.poll() is None:
+        while self.process.status is None:
             assert time.monotonic() < deadline, f"{self.name} does not end: {self.tail()}"
             await asyncio.sleep(0.01)
 
     def pause(self) -> None:
         """SIGSTOP."""
-        self.process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
-        self.process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Leave nothing behind."""
+        self._wanted = False
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._signal(signal.SIGKILL)
+            deadline = time.monotonic() + ENDED_WITHIN
+            while self._process.status is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Once its status is known, the id may be another's.
+        if self.process.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
     def tail(self, characters: int = 4_000) -> str:
         """The end of its log."""

@@ -32,14 +32,13 @@ async def run(options: Options, folder: Path, say: Say) -> Outcome:
     Raises where the harness cannot go on (TimeoutError where it takes longer than it may); the
     ends of all logs are said before.
     """
-    most = {"clock_forward": 14}
     schedule = draw_schedule(
-        seed=options.seed, faults=options.faults, seconds=options.seconds, most=most
+        seed=options.seed, faults=options.faults, seconds=options.seconds, least=options.least
     )
     steps = sum(planned.kind == "clock_forward" for planned in schedule)
     now = int(time.time())
     world = draw_world(seed=options.seed, windows=options.windows, steps=steps, now=now)
-    plant = Plant(folder, Database(folder / "pg", dict(options.database)))
+    plant = Plant(folder, Database(folder / "pg", dict(options.database)), options.launcher)
     try:
         return await _Run(options, world, plant, say).all(schedule)
     except BaseException:

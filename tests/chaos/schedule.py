@@ -17,15 +17,14 @@ class Planned:
 
 
 def draw_schedule(
-    *, seed: int, faults: int, seconds: float, most: Mapping[str, int] | None = None
+    *, seed: int, faults: int, seconds: float, least: Mapping[str, int] | None = None
 ) -> list[Planned]:
     """So many faults in so many seconds, in order; each kind at least once if there is room.
 
-    `most` bounds kinds further than their table does.
+    `least`: of some kinds at least so many.
     """
     dice = random.Random(seed)  # noqa: S311 - a run that repeats itself; nothing secret is drawn
-    bounds = {name: kind.most for name, kind in KINDS.items()} | dict(most or {})
-    counts = shares(KINDS.values(), faults, bounds)
+    counts = shares(KINDS.values(), faults, least or {})
     kinds = [name for name, count in counts.items() for _ in range(count)]
     dice.shuffle(kinds)
     step = seconds / max(len(kinds), 1)
@@ -35,16 +34,12 @@ def draw_schedule(
     ]
 
 
-def shares(kinds: Iterable[Kind], faults: int, bounds: Mapping[str, int | None]) -> dict[str, int]:
+def shares(kinds: Iterable[Kind], faults: int, least: Mapping[str, int]) -> dict[str, int]:
     """How many of each kind: one each, then by weight, and never more than its bound."""
     ordered = sorted(kinds, key=lambda kind: (-kind.weight, kind.name))
-    counts = dict.fromkeys((kind.name for kind in ordered), 0)
-    for _ in range(faults):
-        open_kinds = [
-            kind
-            for kind in ordered
-            if (bound := bounds.get(kind.name)) is None or counts[kind.name] < bound
-        ]
+    counts = {kind.name: least.get(kind.name, 0) for kind in ordered}
+    for _ in range(faults - sum(counts.values())):
+        open_kinds = [k for k in ordered if k.most is None or counts[k.name] < k.most]
         # The one that is furthest behind its share.
         behind = min(open_kinds, key=lambda kind: (counts[kind.name] > 0, _ahead(kind, counts)))
         counts[behind.name] += 1

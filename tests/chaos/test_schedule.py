@@ -29,13 +29,18 @@ def test_a_seed_repeats_itself() -> None:
 
 @pytest.mark.parametrize("faults", [len(KINDS), 60, 500])
 def test_every_kind_comes_and_none_more_often_than_it_may(faults: int) -> None:
-    most = {"mapping_change": 3}
-    planned = draw_schedule(seed=3, faults=faults, seconds=1, most=most)
+    planned = draw_schedule(seed=3, faults=faults, seconds=1)
     counts = Counter(entry.kind for entry in planned)
     assert sum(counts.values()) == faults
     assert set(counts) == set(KINDS)
-    bounds = {name: kind.most for name, kind in KINDS.items()} | most
-    assert all(bound is None or counts[name] <= bound for name, bound in bounds.items())
+    assert all(k.most is None or counts[name] <= k.most for name, k in KINDS.items())
+
+
+def test_of_some_kinds_there_are_as_many_as_asked() -> None:
+    planned = draw_schedule(seed=3, faults=len(KINDS) + 4, seconds=1, least={"mapping_change": 4})
+    counts = Counter(entry.kind for entry in planned)
+    assert counts["mapping_change"] == 4
+    assert (set(counts), counts.total()) == (set(KINDS), len(KINDS) + 4)
 
 
 @pytest.mark.parametrize(("windows", "steps"), [(2_000, 2), (100_000, 14)])
