@@ -148,7 +148,7 @@ async def test_the_environments_proxies_and_netrc_are_not_used(
 
 def test_tls_certificates_are_verified() -> None:
     client = StripeClient(api_key=API_KEY)
-    transport = client._exchange._http._transport
+    transport = client._exchange._transport
     context = transport.ssl_context  # type: ignore[attr-defined]
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
