@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import ColumnElement, Text, any_, literal, text
+from sqlalchemy import ColumnElement, Text, any_, event, literal, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -28,7 +29,12 @@ STATEMENT_TIMEOUT = "10s"
 LOCK_TIMEOUT = "5s"
 # A process that is paused in mid-transaction must not keep its row locks for ever.
 IDLE_IN_TRANSACTION_TIMEOUT = "10s"
+# Longer than any statement takes by the server's own bounds: without an answer by then there is no
+# server any more, as after a failover whose old host vanished without a word. The connection itself
+# would say so only after a quarter of an hour, or two.
+ANSWER_TIMEOUT = 12.0
 CONNECT_TIMEOUT = 5.0
+_SESSIONS = "meterbridge_sessions"
 POOL_TIMEOUT = 5.0
 
 
@@ -108,8 +114,10 @@ def engine_arguments(url: URL) -> dict[str, Any]:
 
 def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
     """An engine whose connections are checked before use and never wait without a bound."""
-    return create_async_engine(
+    sessions: WeakSet[asyncpg.Connection] = WeakSet()
+    engine = create_async_engine(
         url,
+        execution_options={_SESSIONS: sessions},
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
@@ -118,6 +126,7 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         connect_args={
             **engine_arguments(url),
             "timeout": CONNECT_TIMEOUT,
+            "command_timeout": ANSWER_TIMEOUT,
             "server_settings": {
                 "application_name": "meterbridge",
                 "timezone": "UTC",
@@ -127,6 +136,12 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
             },
         },
     )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def remember(connection: Any, _: object) -> None:
+        sessions.add(connection.driver_connection)
+
+    return engine
 
 
 # Everything that says "the database did not do it" and not "the statement is wrong": connection,
@@ -176,6 +191,19 @@ def among(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bo
     return column == any_(literal(list(values), ARRAY(Text)))
 
 
+def end_sessions(engine: AsyncEngine) -> None:
+    """End all sessions of an engine at once, where one has found that nobody answers.
+
+    The others' server is the same one, and each would have to find out by itself, one timeout after
+    the other. The pool opens new ones; what was under way is a DatabaseUnavailable.
+    """
+    sessions: Iterable[asyncpg.Connection] = engine.sync_engine.get_execution_options().get(
+        _SESSIONS, ()
+    )
+    for session in tuple(sessions):
+        session.terminate()
+
+
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """One transaction: committed at the end, rolled back on any error.
@@ -187,17 +215,21 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         try:
             connection = await stack.enter_async_context(engine.connect())
         except _DATABASE_ERRORS as error:
+            if isinstance(error, TimeoutError):
+                end_sessions(engine)
             # Whatever it says: a server that takes no session has read no statement of ours.
             raise DatabaseUnavailable from error
-        async with _translated(), connection.begin():
+        async with _translated(engine), connection.begin():
             yield connection
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def _translated(engine: AsyncEngine) -> AsyncIterator[None]:
     try:
         yield
     except _DATABASE_ERRORS as error:
+        if isinstance(error, TimeoutError):
+            end_sessions(engine)
         if timed_out(error):
             raise StatementTimeout from error
         if is_unavailable(error):

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db import ANSWER_TIMEOUT
 from app.errors import DatabaseUnavailable, Overloaded
 from app.inbox.delivery import Delivery, Receipt
 from app.inbox.repository import DeliveryRepository, Receipts
@@ -36,8 +37,9 @@ class InboxLimits:
     batch_bytes: int = 8 * 1024 * 1024
     # The sender gives up after 15 s; an answer before that is worth more than one after.
     wait: float = 10
-    # For a database that has stopped answering without closing the connection.
-    commit: float = 10
+    # For a database that has stopped answering without closing the connection: longer than any
+    # statement takes by the server's own bounds, as all sessions of the process end with it.
+    commit: float = ANSWER_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,6 +184,8 @@ class Inbox:
             async with asyncio.timeout(self._limits.commit):
                 return dict(await store(deliveries))
         except (DatabaseUnavailable, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                self._repository.gave_up()
             log.warning(
                 "inbox_database_unavailable", deliveries=len(deliveries), error=_name(error)
             )
