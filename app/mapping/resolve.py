@@ -307,14 +307,14 @@ def _record_second(window: WindowFacts, period: Period, place: Place) -> int:
     if window.source is WindowSource.PERIOD or asked_whole(window, place.mapping):
         return start + WHOLE_PERIOD_OFFSET
     own = _own_second(window, place.mapping)
-    if window.record_at is not None:
-        return own
-    if place.combination is Combination.LATEST:
+    if window.record_at is not None or place.combination is Combination.LATEST:
         return own  # the newest by timestamp counts, so none may stand at an older one
     if place.mapping.record_per is RecordPer.PERIOD:
         return start + WHOLE_PERIOD_OFFSET
     bucket = _BUCKETS.get(place.mapping.record_per)
-    return own if bucket is None else max(own - own % bucket, start + CARRY_OFFSET)
+    if bucket is None or not start:  # of a period not known: it might begin in another one
+        return own
+    return max(own - own % bucket, start + CARRY_OFFSET)
 
 
 def period_second(start: datetime) -> int:

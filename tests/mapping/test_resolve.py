@@ -192,6 +192,7 @@ def test_every_reason_is_reached_and_has_an_action() -> None:
         ParkReason.BOOKING_FAILED,
         ParkReason.NOT_ACROSS_GROUPS,
         ParkReason.OVERLAPS_WINDOW,
+        ParkReason.OLDER_THAN_RETENTION,
         ParkReason.NEEDS_APPROVAL,
         ParkReason.QUERY_UNANSWERED,
     }
@@ -496,6 +497,16 @@ def test_the_record_of_a_bucket_depends_on_the_bucket_and_the_period_alone(
     )
     assert isinstance(found, Target)
     assert datetime.fromtimestamp(found.timestamp, UTC) == expected
+
+
+def test_in_a_period_that_is_not_known_a_window_keeps_its_own_second() -> None:
+    """Its bucket might begin in the period before, where a record stands at that second."""
+    found = find(
+        LONG_AGO, mapped=meter(record_per=RecordPer.DAY), known=[PREVIOUS], rules=CARRYING
+    )
+    assert isinstance(found, Target)
+    assert found.period_start == UNIX
+    assert found.timestamp == int(LONG_AGO.window_end.timestamp()) - 1
 
 
 def test_under_latest_every_window_has_a_record_of_its_own() -> None:

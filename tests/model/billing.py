@@ -379,8 +379,9 @@ class Billing:
 
 def _second(own: int, rule: Rule, start: int) -> int:
     """The second of the record of a window whose own second is `own`."""
-    start = 0 if start == BEFORE else start
-    bucket = {"hour": HOUR, "day": DAY}.get(rule.record_per)
+    lump = start == BEFORE
+    start = 0 if lump else start
+    bucket = None if lump else {"hour": HOUR, "day": DAY}.get(rule.record_per)
     if rule.record_per == "period":
         return start + 2
     return own if bucket is None else max(own - own % bucket, start + 1)
