@@ -501,9 +501,7 @@ def test_the_record_of_a_bucket_depends_on_the_bucket_and_the_period_alone(
 
 def test_in_a_period_that_is_not_known_a_window_keeps_its_own_second() -> None:
     """Its bucket might begin in the period before, where a record stands at that second."""
-    found = find(
-        LONG_AGO, mapped=meter(record_per=RecordPer.DAY), known=[PREVIOUS], rules=CARRYING
-    )
+    found = find(LONG_AGO, mapped=meter(record_per=RecordPer.DAY), known=[PREVIOUS], rules=CARRYING)
     assert isinstance(found, Target)
     assert found.period_start == UNIX
     assert found.timestamp == int(LONG_AGO.window_end.timestamp()) - 1
