@@ -78,8 +78,8 @@ class _TransportConnection:
         self._transport = transport
 
     def drop(self, *, reset: bool) -> None:
-        """End it at once."""
-        if reset:
+        """End it at once; harmless where the client has ended it."""
+        if reset and not self._transport.is_closing():
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
         self._transport.abort()

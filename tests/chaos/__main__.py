@@ -5,8 +5,11 @@ import asyncio
 import logging
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests.chaos.launching import executed, forked
 from tests.chaos.outcome import Options
 from tests.chaos.report import PAGE, page, text
 from tests.chaos.run import run
@@ -25,6 +28,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20.0, help="that it may take in all")
     parser.add_argument("--page", type=Path, help=f"write the page ({PAGE.name}) here")
     parser.add_argument("--sabotage", choices=sorted(SABOTAGE), help="falsify the evidence")
+    parser.add_argument("--forks", action="store_true", help="quicker starts, on a busy machine")
+    parser.add_argument("--keep", type=Path, help="run in this folder, and leave the logs there")
     return parser.parse_args()
 
 
@@ -32,6 +37,17 @@ def say(line: str) -> None:
     """A line on the terminal, at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def folder(kept: Path | None) -> Iterator[Path]:
+    """Where a run has its database, clocks and logs."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="mb-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def main() -> int:
@@ -45,10 +61,11 @@ def main() -> int:
         seconds=wanted.minutes * 60 * SHARE,
         within=wanted.minutes * 60,
         sabotage=wanted.sabotage,
+        launcher=forked if wanted.forks else executed,
     )
-    with tempfile.TemporaryDirectory(prefix="mb-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # PostgreSQL runs as another user where we are root
-        outcome = asyncio.run(run(options, Path(folder), say))
+    with folder(wanted.keep) as place:
+        place.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        outcome = asyncio.run(run(options, place, say))
     say(text(outcome))
     if wanted.page is not None:
         wanted.page.write_text(page(outcome))

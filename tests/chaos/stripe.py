@@ -17,8 +17,12 @@ class Stripe:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # A connection each: one that was idle may be closed by the sandbox at this very moment.
         self._http = httpx.AsyncClient(
-            base_url=f"{url}/_sandbox", trust_env=False, timeout=PATIENCE
+            base_url=f"{url}/_sandbox",
+            trust_env=False,
+            timeout=PATIENCE,
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     async def close(self) -> None:
