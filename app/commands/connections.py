@@ -6,7 +6,7 @@ any length, reads on when a body was refused, and answers what is no HTTP by pla
 - a request arrives in whole within `seconds` of its first byte (else 408), and so is an answer
   taken;
 - a head has at most `head_bytes` (else 431), and a body that was answered before its end is read
-  on for at most `ignored_bytes`;
+  on for at most `ignored_bytes`, and `linger` seconds later cut;
 - there are at most `connections`: one more, and the one that has been without a request for the
   longest time goes. Where all have one, the new one is refused (503).
 """
@@ -35,6 +35,7 @@ class ConnectionLimits:
     # rest of a head (256 KiB at most) is taken all the same.
     head_bytes: int = 64 * 1024
     ignored_bytes: int = 1024 * 1024
+    linger: float = 5.0
     # For 16 MiB of mappings over a slow line. A webhook's body has a limit of its own (10 s).
     seconds: float = 30.0
 
@@ -72,10 +73,12 @@ class BoundedConnection(HttpToolsProtocol):
         waiting = self._shared.without_request
         if len(self.connections) > self._limits.connections:
             if not waiting:
-                self._refuse(Overloaded(), "connection_refused")
+                self._refuse(Overloaded(), "connection_refused", lingers=False)
                 return
             self._shared.refusals.note("connection_closed_for_another")
-            next(iter(waiting)).transport.abort()
+            first = next(iter(waiting))
+            del waiting[first]
+            first.transport.abort()
         waiting[self] = None
         self._wait_for_request()
 
@@ -100,7 +103,7 @@ class BoundedConnection(HttpToolsProtocol):
         elif self._idle and self._deadline is not None:
             self._ignored_bytes += len(data)
             if self._ignored_bytes > self._limits.ignored_bytes:
-                self.transport.abort()
+                self._linger()
         elif self._idle and self.timeout_keep_alive_task is None:
             self._wait_for_request()  # it was an empty line, which is no request
 
@@ -170,15 +173,27 @@ class BoundedConnection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
-    def _refuse(self, error: Exception, event: str) -> None:
+    def _refuse(self, error: Exception, event: str, *, lingers: bool = True) -> None:
         """The last answer of the connection, without a request to be answered."""
         self._shared.refusals.note(event)
-        self._shared.without_request.pop(self, None)
+        self._end_deadline()
+        if self.cycle is not None:  # nothing of what is being made goes after it
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         answer = refusal(error)
         assert answer is not None  # noqa: S101 - of the kinds that it knows
         self.transport.write(_raw(answer))
-        self.transport.close()
-        self._watch_reader()
+        if lingers:
+            self.transport.write_eof()
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Read nothing more, and cut the connection later: at once, the answer would be lost."""
+        self.flow.pause_reading()
+        self._shared.without_request[self] = None
+        self.loop.call_later(self._limits.linger, self.transport.abort)
 
 
 def _raw(answer: Response) -> bytes:

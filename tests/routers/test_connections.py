@@ -109,12 +109,12 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(**limits: Any) -> AsyncIterator[Server]:
+async def serving(*, linger: float = 0.2, **limits: Any) -> AsyncIterator[Server]:
     """A real server with limits that are met soon."""
     app = App()
     config = uvicorn.Config(
         app,
-        http=Connections(ConnectionLimits(**limits)).protocol(),
+        http=Connections(ConnectionLimits(linger=linger, **limits)).protocol(),
         ws="none",
         lifespan="off",
         log_config=None,
