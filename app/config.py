@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.errors import SettingsError
 
 MIN_SECRET_BYTES = 24
+STRIPE_RATE = 25.0  # what Stripe allows an endpoint of an account, unless it raised it
 _DAY = 86_400.0
 _SHORTEST_RETENTION_DAYS = 100
 # Scheme, host or [address], port, path, as the API clients take them: neither user nor password
@@ -131,8 +132,15 @@ class Settings(BaseSettings):
     stripe_rate_limit: float = Field(
         20,
         ge=0.01,
-        le=1000,
-        description="Usage-record calls a second, per process (Stripe allows 25).",
+        le=100_000,
+        description="Usage-record calls a second, of all processes together (Stripe allows 25).",
+    )
+    stripe_rate_ceiling: float | None = Field(
+        None,
+        ge=0.01,
+        le=100_000,
+        description="What that rises to at most, while Stripe takes them. "
+        "Not set: `STRIPE_RATE_LIMIT` where that is set, else 25.",
     )
     stripe_timeout: float = Field(
         20, gt=0, le=120, description="Seconds after which one call to Stripe is given up."
@@ -222,6 +230,7 @@ class Settings(BaseSettings):
         "approve_reductions_above",
         "stripe_api_key",
         "stripe_account",
+        "stripe_rate_ceiling",
         mode="before",
     )
     @classmethod
@@ -318,6 +327,20 @@ class Settings(BaseSettings):
         if address.scheme == "http" and not _is_private(address.hostname or ""):
             raise ValueError("OPENMETER_API_URL: must be https with a key, unless it is private")
         return self
+
+    @property
+    def highest_rate(self) -> float:
+        """Usage-record calls a second at most; a limit that somebody set is one."""
+        if self.stripe_rate_ceiling is not None:
+            return self.stripe_rate_ceiling
+        limited = "stripe_rate_limit" in self.model_fields_set
+        return self.stripe_rate_limit if limited else STRIPE_RATE
+
+    @property
+    def stripe_side(self) -> str:
+        """Whose calls these are: `live` or `test`, and of which connected account."""
+        mode = "live" if self.live_mode else "test"
+        return f"{mode} {self.stripe_account}" if self.stripe_account else mode
 
     @property
     def live_mode(self) -> bool:

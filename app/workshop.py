@@ -183,6 +183,8 @@ def build_workshop(
             clock,
             client,
             rate=settings.stripe_rate_limit,
+            ceiling=settings.highest_rate,
+            account=settings.stripe_side,
             in_flight=settings.stripe_in_flight,
             resolver=resolve,
             worker=replica,

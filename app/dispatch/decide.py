@@ -19,7 +19,7 @@ from app.stripe_client.errors import (
     StripeUnreachable,
     VersionMismatch,
 )
-from app.stripe_client.problems import ProblemKind
+from app.stripe_client.problems import ProblemKind, RateLimitReason
 
 # Stripe's own client waits min(0.5 * 2^(n-1), 5) s; a service can be more patient than a page.
 FIRST_DELAY = 0.5
@@ -29,6 +29,11 @@ MOST_FAILURES = 12
 # A stored 500 is replayed under its key for ever; `set` may go on under a new one.
 SAME_KEY_FAILURES = 2
 LONGEST_RETRY_AFTER = 600.0
+# Another writer of the object is done in a moment, however busy the account is.
+FIRST_LOCK_DELAY = 0.2
+LONGEST_LOCK_DELAY = 5.0
+# After a 429 that does not say for how long.
+LIMITED_PAUSE = 1.0
 
 
 class Verdict(StrEnum):
@@ -45,7 +50,8 @@ class Verdict(StrEnum):
 class Decision:
     """A verdict. `delay` in seconds; `pause` stops everything for so many seconds (429).
 
-    An increment whose outcome is in doubt is held as `IN_DOUBT`; so it may be where the line stops.
+    `too_fast`: calls leave too fast; `too_many`: too many are in flight at once. An increment whose
+    outcome is in doubt is held as `IN_DOUBT`; so it may be where the line stops.
     """
 
     verdict: Verdict
@@ -55,6 +61,8 @@ class Decision:
     counted: bool = False
     outage: bool = False
     pause: float = 0.0
+    too_fast: bool = False
+    too_many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +113,16 @@ _STOPS: Final[dict[ProblemKind, StopReason]] = {
 # POST under the key is, or was, being executed.
 _MAY_HAVE_ADDED: Final = frozenset({ProblemKind.IDEMPOTENCY_IN_USE, ProblemKind.CONFLICT})
 
+_TOO_MANY: Final = frozenset(
+    {RateLimitReason.GLOBAL_CONCURRENCY, RateLimitReason.ENDPOINT_CONCURRENCY}
+)
 
-def backoff(failures: int, jitter: float) -> float:
+
+def backoff(
+    failures: int, jitter: float, *, first: float = FIRST_DELAY, longest: float = LONGEST_DELAY
+) -> float:
     """Seconds before the next attempt, after `failures` failures; `jitter` in [0, 1)."""
-    delay = min(FIRST_DELAY * 2.0 ** min(failures, 10), LONGEST_DELAY)
+    delay = min(first * 2.0 ** min(failures, 10), longest)
     return float(delay * (0.5 + jitter / 2))
 
 
@@ -185,12 +199,16 @@ def _after_set(error: StripeError, history: History, jitter: float) -> Decision:
 def _again(error: StripeError, history: History, jitter: float) -> Decision:
     """A known transient answer: when, under which key, and whether it counts."""
     asked = min(error.meta.retry_after or 0, LONGEST_RETRY_AFTER) if error.meta else 0.0
-    delay = max(backoff(max(history.failures, history.in_a_row), jitter), asked)
+    failures = max(history.failures, history.in_a_row)
+    delay = max(backoff(failures, jitter), asked)
     kind = error.kind if isinstance(error, StripeAnswered) else None
-    if kind is ProblemKind.RATE_LIMITED:
-        return Decision(Verdict.RETRY, delay, pause=max(asked, 1.0))
-    if kind is ProblemKind.LOCK_TIMEOUT or isinstance(error, StripeUnreachable):
-        return Decision(Verdict.RETRY, delay, outage=is_outage(error))
+    if isinstance(error, StripeAnswered) and kind is ProblemKind.RATE_LIMITED:
+        return _limited(error.problem.rate_limited_reason, delay, asked)
+    if kind is ProblemKind.LOCK_TIMEOUT:
+        short = backoff(failures, jitter, first=FIRST_LOCK_DELAY, longest=LONGEST_LOCK_DELAY)
+        return Decision(Verdict.RETRY, max(short, asked))
+    if isinstance(error, StripeUnreachable):
+        return Decision(Verdict.RETRY, delay, outage=True)
     if history.counts and history.failures + 1 >= MOST_FAILURES:
         return Decision(Verdict.HOLD, hold=HoldReason.ATTEMPTS_EXHAUSTED, counted=True)
     stored = kind is ProblemKind.SERVER_ERROR and (
@@ -204,3 +222,15 @@ def _again(error: StripeError, history: History, jitter: float) -> Decision:
         counted=history.counts,
         outage=is_outage(error),
     )
+
+
+def _limited(reason: RateLimitReason | None, delay: float, asked: float) -> Decision:
+    """A limiter spoke: of this one object, of what is in flight, or of the pace of all.
+
+    One that does not say which (something in between may limit us, too) is taken for the last.
+    """
+    if reason is RateLimitReason.RESOURCE_SPECIFIC:
+        return Decision(Verdict.RETRY, delay)
+    if reason in _TOO_MANY:
+        return Decision(Verdict.RETRY, delay, pause=asked, too_many=True)
+    return Decision(Verdict.RETRY, delay, pause=max(asked, LIMITED_PAUSE), too_fast=True)

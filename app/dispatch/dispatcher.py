@@ -1,7 +1,7 @@
 """Step 3, send: claim due records -> POST to Stripe -> write down the answer. One commit each.
 
-One POST at a time per subscription, across all replicas (the lane's lease); a pace for all (the
-token bucket); a bound on what is in flight; a stop of the whole line when Stripe is down or
+One POST at a time per subscription, across all replicas (the lane's lease); one pace for all
+(`Pace`); a bound on what is in flight (`Flight`); a stop of the whole line when Stripe is down or
 refuses the key. SIGTERM lets what is in flight finish; a kill loses nothing, because the claim has
 written down which POST was about to leave. What became of an increment that was lost so is settled
 by Stripe's totals (`Settler`).
@@ -11,10 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from datetime import datetime
-from uuid import UUID
+from collections.abc import Awaitable, Callable, Coroutine
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,30 +19,42 @@ from app.clock import Clock
 from app.db import transaction
 from app.dispatch import lanes as store
 from app.dispatch import line as the_line
-from app.dispatch.claiming import RECORDS_PER_LANE, claim_records
-from app.dispatch.decide import Verdict
+from app.dispatch.claims import LANES_PER_CLAIM, Claims
+from app.dispatch.decide import Decision, Verdict
 from app.dispatch.doubt import Settler
+from app.dispatch.experience import Experience
+from app.dispatch.flight import Flight
 from app.dispatch.lanes import Lane
+from app.dispatch.leases import Leases
+from app.dispatch.pace import Pace, limits_of
+from app.dispatch.probing import probe_by_reading
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
 from app.dispatch.sending import Outcome, attempt
 from app.dispatch.writing import DATABASE_PAUSE, Finished, OutcomeWriter
 from app.errors import DatabaseUnavailable
-from app.stripe_client import StripeClient, TokenBucket
+from app.stripe_client import StripeClient
 
 logger = logging.getLogger(__name__)
 
 IDLE_POLL = 1.0
-RENEW_EVERY = store.LEASE / 3
-LANES_PER_CLAIM = 32
+SOONEST_LOOK = 0.005
+# Lanes that are held at once, as a multiple of what may be in flight: while answers cannot be
+# written down, no more are claimed.
+MOST_HELD = 3
 
 # Called outside any transaction for a record whose item is gone, with what it is held for if a
 # fresh look at Stripe does not help.
 Resolver = Callable[[ClaimedRecord, HoldReason], Awaitable[None]]
+Work = Coroutine[None, None, None]
 
 
 class Dispatcher:
-    """Sends due records until it is stopped. Any number may work on one database."""
+    """Sends due records until it is stopped. Any number may work on one database.
+
+    `rate` is where the pace begins, in calls a second, and `ceiling` what it rises to at most (by
+    default it does not rise): of the `account`, and so of all that work for it on this database.
+    """
 
     def __init__(
         self,
@@ -57,25 +66,28 @@ class Dispatcher:
         in_flight: int,
         resolver: Resolver,
         worker: str,
+        ceiling: float | None = None,
+        account: str = "test",
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._client = client
-        self._bucket = TokenBucket(rate, burst=1)
-        self._in_flight = in_flight
+        self._pace = Pace(engine, limits_of(account, start=rate, ceiling=ceiling))
+        self._flight = Flight(in_flight)
+        self._most_held = MOST_HELD * in_flight
         self._resolver = resolver
         self._worker = worker
         self._jitter = jitter
         self._writer = OutcomeWriter(engine, clock, worker=worker)
         self._settler = Settler(engine, clock, client, worker=worker, on_due=self.wake)
+        self._leases = Leases(engine, clock)
+        self._experience = Experience()
+        self._claims = Claims(engine, clock, self._leases, self._experience, worker=worker)
         self._wake = asyncio.Event()
         self._stopping = False
-        self._leases: dict[UUID, float] = {}  # token -> until when it is certainly ours
-        self._last_success: datetime | None = None
-        self._outages = 0  # failures in a row that speak of Stripe and not of a record
-        self._in_a_row: dict[int, int] = {}  # record -> its failures since its last success
-        self._line_stopped = False
+        self._open = 0  # lanes that have calls to make
+        self._calling = 0  # those of them that wait for Stripe
         self._waiting: set[asyncio.Task[None]] = set()  # for their turn: nothing is in flight
 
     def wake(self) -> None:
@@ -93,7 +105,7 @@ class Dispatcher:
         Raises what nobody foresaw: a worker that writes nothing down must not look alive.
         """
         writer = asyncio.create_task(self._writer.run(), name="dispatch-writer")
-        renewer = asyncio.create_task(self._renew(), name="dispatch-renewer")
+        renewer = asyncio.create_task(self._leases.keep(), name="dispatch-renewer")
         settler = asyncio.create_task(self._settler.run(), name="dispatch-settler")
         tasks = (writer, renewer, settler)
         for task in tasks:
@@ -106,12 +118,7 @@ class Dispatcher:
                 for task in tasks:
                     if task.done():
                         task.result()
-                claimed = await self._claim(self._in_flight - len(working))
-                for lane in claimed:
-                    task = asyncio.create_task(self._work(lane), name=f"lane {lane.subscription}")
-                    working.add(task)
-                    task.add_done_callback(working.discard)
-                if not claimed:
+                if not await self._fill(working):
                     await self._pause(working)
         finally:
             settler.cancel()  # first: the lease of its look ends with the others
@@ -154,139 +161,149 @@ class Dispatcher:
             logger.warning("the database is not available yet")
 
     async def _pause(self, working: set[asyncio.Task[None]]) -> None:
-        """Wait until woken, until something falls due, or until a slot is free."""
+        """Wait until woken, or until something falls due."""
         timeout = IDLE_POLL
-        full = len(working) >= self._in_flight
-        if not full:
-            try:
-                now = self._clock.now()
-                async with transaction(self._engine) as connection:
-                    due = await store.next_due(connection, now)
-                if due is not None:
-                    timeout = min(max((due - now).total_seconds(), 0.005), IDLE_POLL)
-            except DatabaseUnavailable:
-                timeout = DATABASE_PAUSE
-        waiting = asyncio.create_task(self._wake.wait())
-        await asyncio.wait(
-            {waiting, *working} if full else {waiting},
-            timeout=timeout,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        waiting.cancel()
-
-    async def _claim(self, free: int) -> list[Lane]:
-        """Lease lanes and write down what is about to leave. One commit."""
-        if free <= 0:
-            return []
-        now = self._clock.now()
-        until = time.monotonic() + store.LEASE
-        limit, per_lane = min(free, LANES_PER_CLAIM), RECORDS_PER_LANE
+        if len(working) >= self._most_held:
+            timeout = DATABASE_PAUSE
+        elif self._claims.next_look is not None:
+            timeout = min(max(self._claims.next_look, SOONEST_LOOK), IDLE_POLL)
         try:
-            async with transaction(self._engine) as connection:
-                probe = (await the_line.read_line(connection)).stopped
-                if self._line_stopped and not probe:
-                    self._outages = 0  # opened by another worker's probe
-                self._line_stopped = probe
-                if probe:
-                    if not await the_line.take_probe(connection, now=now):
-                        return []
-                    limit = per_lane = 1
-                tokens = await store.claim_lanes(
-                    connection, now=now, worker=self._worker, limit=limit
-                )
-                records = await claim_records(connection, tokens, now=now, per_lane=per_lane)
-                by_lane: dict[str, list[ClaimedRecord]] = {name: [] for name in tokens}
-                for record in records:
-                    by_lane[record.subscription].append(record)
-                await store.release_lanes(
-                    connection, [name for name, held in by_lane.items() if not held]
-                )
-                if probe and not records:
-                    await the_line.return_probe(connection, now=now)
-        except DatabaseUnavailable:
-            logger.warning("the database is not available; nothing is claimed")
-            await asyncio.sleep(DATABASE_PAUSE)
-            return []
-        lanes = [
-            Lane(name, tokens[name], tuple(held), probe) for name, held in by_lane.items() if held
-        ]
-        self._leases.update((lane.token, until) for lane in lanes)
-        return lanes
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _fill(self, working: set[asyncio.Task[None]]) -> bool:
+        """Claim lanes and begin with them. Returns whether there may be more to claim at once."""
+        room = min(self._room(), self._most_held - len(working), LANES_PER_CLAIM)
+        if room < self._worthwhile():
+            self._claims.put_off()
+            return False
+        lanes = await self._claims.claim(room)
+        if lanes is None:
+            self._begin(working, self._look(), "probe")
+            return False
+        self._open += len(lanes)
+        for lane in lanes:
+            self._begin(working, self._work(lane), f"lane {lane.subscription}")
+        return self._claims.more
+
+    def _begin(self, working: set[asyncio.Task[None]], work: Work, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        working.add(task)
+        task.add_done_callback(working.discard)
+
+    def _room(self) -> int:
+        """How many lanes may be claimed: for what may be in flight, and for half as many that wait
+        in front of it, so that no place is empty for the time of a claim; but never for more than
+        the pace will soon let through."""
+        allowed = self._flight.allowed
+        waiting = self._open - self._calling
+        return min(allowed + allowed // 2 - self._open, self._pace.ahead - waiting)
+
+    def _worthwhile(self) -> int:
+        """How many lanes are worth a claim, which costs for one as much as for many."""
+        return max(min(self._flight.allowed // 2, self._pace.ahead, LANES_PER_CLAIM) // 2, 1)
+
+    def _moved_on(self) -> None:
+        """A lane waits no longer, or has no more calls to make: there may be room for others."""
+        if self._claims.more and self._room() >= self._worthwhile():
+            self._wake.set()
 
     async def _work(self, lane: Lane) -> None:
         """Send a lane's records one after the other, and have the outcomes written down."""
         finished = Finished(lane, [], list(lane.records))
         try:
-            for record in lane.records:
-                if not self._may_send(lane):
-                    break
-                await self._turn()
-                if not self._may_send(lane):
-                    break
-                finished.unsent.remove(record)
-                outcome = self._learn(
-                    await attempt(
-                        self._client,
-                        record,
-                        clock=self._clock,
-                        last_success=self._last_success,
-                        in_a_row=self._in_a_row.get(record.id, 0),
-                        jitter=self._jitter,
-                        look_first=lane.probe,
-                    )
-                )
-                finished.outcomes.append(outcome)
-                if outcome.decision is not None:
-                    break  # it may be wrong for the whole subscription: look again first
+            await self._waits(self._flight.enter())
+            try:
+                await self._send(lane, finished)
+            finally:
+                self._flight.leave()
         finally:
+            self._open -= 1
+            if lane.probe:
+                self._leases.probing = False
             self._writer.put(finished)
+            self._moved_on()
         try:
             await finished.written.wait()
         finally:
-            self._leases.pop(lane.token, None)
+            self._leases.drop(lane.token)
+            self._experience.written(finished.outcomes)
         for outcome in finished.outcomes:
             await self._resolve(outcome)
+        if finished.due_again:
+            self._wake.set()
+
+    async def _send(self, lane: Lane, finished: Finished) -> None:
+        for record in lane.records:
+            if not self._may_send(lane):
+                return
+            await self._turn()
+            if not self._may_send(lane):
+                return
+            finished.unsent.remove(record)
+            left_at = time.monotonic()
+            outcome = await self._call(record, look_first=lane.probe)
+            finished.outcomes.append(outcome)
+            if outcome.decision is not None:
+                await self._heed(outcome.decision, age=time.monotonic() - left_at)
+                return  # it may be wrong for the whole subscription: look again first
+
+    async def _call(self, record: ClaimedRecord, *, look_first: bool) -> Outcome:
+        self._calling += 1
+        self._moved_on()
+        try:
+            outcome = await attempt(
+                self._client,
+                record,
+                clock=self._clock,
+                last_success=self._experience.last_success,
+                in_a_row=self._experience.failures_of(record.id),
+                jitter=self._jitter,
+                look_first=look_first,
+            )
+        finally:
+            self._calling -= 1
+        if outcome.decision is None:
+            self._pace.succeeded()
+            self._flight.succeeded()
+        return self._experience.learn(outcome, self._clock.now())
+
+    async def _heed(self, decision: Decision, *, age: float) -> None:
+        """Slow down where Stripe says so."""
+        if decision.too_many:
+            self._flight.halve(age=age)
+        if decision.pause or decision.too_fast:
+            await self._pace.slow_down(decision.pause, halve=decision.too_fast, age=age)
+
+    async def _look(self) -> None:
+        """Probe the line by a small read."""
+        try:
+            await self._waits(probe_by_reading(self._engine, self._clock, self._client))
+        finally:
+            self._leases.probing = False
         self._wake.set()
 
     async def _turn(self) -> None:
-        """Wait for the pace; a stop does not wait with us (a pause can last ten minutes)."""
+        """Wait for the pace."""
+        await self._waits(self._pace.turn())
+
+    async def _waits(self, what: Awaitable[None]) -> None:
+        """Wait for what a stop does not wait for (a pause can last ten minutes)."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self._waiting.add(task)
         try:
-            await self._bucket.acquire()
+            await what
         finally:
             self._waiting.discard(task)
 
     def _may_send(self, lane: Lane) -> bool:
         """Whether the lease is certainly still ours, and the line open (or this its probe)."""
-        if self._stopping or (self._line_stopped and not lane.probe):
+        if self._stopping or (self._experience.line_stopped and not lane.probe):
             return False
-        return time.monotonic() < self._leases.get(lane.token, 0.0)
-
-    def _learn(self, outcome: Outcome) -> Outcome:
-        """Take from an outcome what concerns all records."""
-        decision = outcome.decision
-        if decision is None:
-            self._last_success = self._clock.now()
-            self._outages = 0
-            self._in_a_row.pop(outcome.attempt.record.id, None)
-            return outcome
-        record = outcome.attempt.record.id
-        if decision.verdict in (Verdict.RETRY, Verdict.NEW_KEY):
-            self._in_a_row[record] = self._in_a_row.get(record, 0) + 1
-        else:
-            self._in_a_row.pop(record, None)
-        if decision.pause:
-            self._bucket.pause(decision.pause)
-        if decision.verdict is Verdict.STOP_LINE:
-            self._line_stopped = True
-        if decision.outage:
-            self._outages += 1
-            if self._line_stopped or self._outages >= the_line.OUTAGE_AFTER:
-                self._line_stopped = True
-                return replace(outcome, ends_outage_run=True)
-        return outcome
+        return self._leases.holds(lane.token)
 
     async def _resolve(self, outcome: Outcome) -> None:
         decision = outcome.decision
@@ -299,29 +316,3 @@ class Dispatcher:
         except Exception:
             # The record is due again in a while, so it is seen again; the others go on.
             logger.exception("usage record %d not resolved", outcome.attempt.record.id)
-
-    async def _renew(self) -> None:
-        """Keep the leases of what is being worked on.
-
-        With a lost lease nothing more is sent. A call that is in flight then may meet that of the
-        lane's new holder at Stripe; both carry the same key, and breaking ours off would not call
-        it back, but lose its answer for the audit trail.
-        """
-        while True:
-            await asyncio.sleep(RENEW_EVERY)
-            tokens = list(self._leases)
-            if not tokens:
-                continue
-            until = time.monotonic() + store.LEASE
-            lost: frozenset[UUID] = frozenset()
-            try:
-                async with asyncio.timeout(RENEW_EVERY), transaction(self._engine) as connection:
-                    renewal = await store.renew(connection, tokens)
-                lost = renewal.lost
-                self._leases.update(
-                    (token, until) for token in renewal.renewed if token in self._leases
-                )
-            except (DatabaseUnavailable, TimeoutError):
-                logger.warning("leases could not be renewed")
-            for token in lost:
-                self._leases.pop(token, None)

@@ -96,7 +96,7 @@ class Settler:
             if await store.resume_look(connection, look):
                 for found in await _compared(connection, look, summaries):
                     settled += await self._write(connection, found)
-            await _release(connection, look)
+            await self._release(connection, look)
         for record in settled:
             logger.info(
                 "usage record %d of %s is settled: its increment was %s",
@@ -124,7 +124,12 @@ class Settler:
             if await store.resume_look(connection, look):
                 doubtful = [r.id for r in look.opened if r.difference is not None]
                 await store.explain_doubt(connection, dict.fromkeys(doubtful, detail))
-            await _release(connection, look)
+            await self._release(connection, look)
+
+    async def _release(self, connection: AsyncConnection, look: Look) -> None:
+        """End the lease, if it is still ours."""
+        if await store.still_leased(connection, look):
+            await release_lanes(connection, [look.item.subscription], now=self._clock.now())
 
 
 async def _compared(
@@ -144,9 +149,3 @@ async def _compared(
             )
             compared.append(compare(summary, reported, opened))
     return compared
-
-
-async def _release(connection: AsyncConnection, look: Look) -> None:
-    """End the lease, if it is still ours."""
-    if await store.still_leased(connection, look):
-        await release_lanes(connection, [look.item.subscription])

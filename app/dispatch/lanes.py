@@ -4,9 +4,9 @@ A lane's lease lets one worker, and so one POST at a time, through. The locks of
 order: the line's row, lanes by name, records.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
@@ -14,8 +14,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.dispatch.records import ClaimedRecord
 
-# A killed worker's lanes are free after this many seconds; a living one renews them.
-LEASE = 5.0
+# A killed worker's lanes are free after this many seconds; a living one renews them every second.
+LEASE = 4.0
+# Until a period's end, and after it, turns of its records are given first. After it Stripe may take
+# them for some minutes more; an hour later they are late, whoever goes first.
+URGENT_BEFORE = timedelta(hours=1)
+URGENT_AFTER = timedelta(hours=1)
+# Of what a claim takes at most so much goes to those: the others still get on.
+URGENT_SHARE = 0.75
+# A lane that is due and not leased, and that was passed over: somebody has locked it just now.
+LOCKED_PATIENCE = 0.05
+
+
+# Those of `:subscriptions` whose lease is the one of `:tokens`.
+_HELD = """
+    subscription_lanes l
+    join unnest(cast(:subscriptions as text[]), cast(:tokens as uuid[])) as t (subscription, token)
+        on l.subscription = t.subscription and l.lease_token = t.token
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +48,47 @@ class Lane:
 
 
 async def claim_lanes(
-    connection: AsyncConnection, *, now: datetime, worker: str, limit: int
+    connection: AsyncConnection, *, now: datetime, worker: str, limit: int, urgent: int = 0
 ) -> dict[str, UUID]:
-    """Lease lanes where something is due, those that waited longest first: name -> token."""
+    """Lease lanes where something is due, those that waited longest first: name -> token.
+
+    Of `limit` lanes up to `urgent` are those whose billing period ends soonest.
+    """
     rows = await connection.execute(
         text(
             """
-            with free as (
-                select subscription from subscription_lanes
+            with soon as materialized (
+                select subscription, due_at from subscription_lanes
+                where due_at <= :now and period_end between :ended and :ending
+                  and (leased_until is null or leased_until < clock_timestamp())
+                order by period_end limit :urgent for update skip locked),
+            longest as materialized (
+                select subscription, due_at from subscription_lanes
                 where due_at <= :now
                   and (leased_until is null or leased_until < clock_timestamp())
-                order by due_at limit :limit for update skip locked)
+                order by due_at limit :limit for update skip locked),
+            free as (
+                select subscription from (
+                    select subscription, due_at, 1 as queue from soon
+                    union all
+                    select subscription, due_at, 2 from longest
+                    where subscription not in (select subscription from soon)) as found
+                order by queue, due_at limit :limit)
             update subscription_lanes l set lease_token = gen_random_uuid(), leased_by = :worker,
                 leased_until = clock_timestamp() + make_interval(secs => :lease)
             from free where l.subscription = free.subscription
             returning l.subscription, l.lease_token
             """
         ),
-        {"now": now, "worker": worker, "limit": limit, "lease": LEASE},
+        {
+            "now": now,
+            "ended": now - URGENT_AFTER,
+            "ending": now + URGENT_BEFORE,
+            "worker": worker,
+            "limit": limit,
+            "urgent": urgent,
+            "lease": LEASE,
+        },
     )
     return {row.subscription: row.lease_token for row in rows}
 
@@ -62,35 +101,32 @@ class Renewal:
     lost: frozenset[UUID]
 
 
-async def renew(connection: AsyncConnection, tokens: Collection[UUID]) -> Renewal:
-    """Keep the leases of lanes that are still being worked on.
+async def renew(connection: AsyncConnection, held: Mapping[UUID, str]) -> Renewal:
+    """Keep the leases of lanes that are still being worked on: token -> subscription.
 
     A lane that booking has locked just now is passed over until the next time: waiting for one
     must not cost the leases of all.
     """
+    parameters = {"subscriptions": list(held.values()), "tokens": list(held)}
     renewed = await connection.execute(
         text(
-            """
+            f"""
             with mine as (
-                select subscription from subscription_lanes
-                where lease_token = any(cast(:tokens as uuid[]))
-                order by subscription for update skip locked)
+                select l.subscription from {_HELD}
+                order by l.subscription for update of l skip locked)
             update subscription_lanes l
             set leased_until = clock_timestamp() + make_interval(secs => :lease)
             from mine where l.subscription = mine.subscription
             returning l.lease_token
-            """
+            """  # noqa: S608 - a constant of this module
         ),
-        {"tokens": list(tokens), "lease": LEASE},
+        parameters | {"lease": LEASE},
     )
     standing = await connection.execute(
-        text(
-            "select lease_token from subscription_lanes "
-            "where lease_token = any(cast(:tokens as uuid[]))"
-        ),
-        {"tokens": list(tokens)},
+        text(f"select l.lease_token from {_HELD}"),  # noqa: S608 - a constant of this module
+        parameters,
     )
-    return Renewal(frozenset(renewed.scalars()), frozenset(tokens).difference(standing.scalars()))
+    return Renewal(frozenset(renewed.scalars()), frozenset(held).difference(standing.scalars()))
 
 
 async def lock_leased(connection: AsyncConnection, lanes: Sequence[Lane]) -> set[UUID]:
@@ -99,13 +135,9 @@ async def lock_leased(connection: AsyncConnection, lanes: Sequence[Lane]) -> set
     holder (who may be this very process, under another token)."""
     rows = await connection.execute(
         text(
-            """
-            select l.lease_token from subscription_lanes l
-            join unnest(cast(:subscriptions as text[]), cast(:tokens as uuid[]))
-                as t (subscription, token)
-                on l.subscription = t.subscription and l.lease_token = t.token
-            order by l.subscription for update of l
-            """
+            f"""
+            select l.lease_token from {_HELD} order by l.subscription for update of l
+            """  # noqa: S608 - a constant of this module
         ),
         {
             "subscriptions": [lane.subscription for lane in lanes],
@@ -115,20 +147,37 @@ async def lock_leased(connection: AsyncConnection, lanes: Sequence[Lane]) -> set
     return {row.lease_token for row in rows}
 
 
-async def release_lanes(connection: AsyncConnection, subscriptions: Collection[str]) -> None:
-    """End the leases of locked lanes; each falls due again with its next due record."""
-    await connection.execute(
+async def release_lanes(
+    connection: AsyncConnection, subscriptions: Collection[str], *, now: datetime | None = None
+) -> datetime | None:
+    """End the leases of locked lanes; each falls due again with its next due record.
+
+    But not before `now`: a lane with more to send goes behind those that wait already. Returns when
+    the first of them falls due again, if any does.
+    """
+    if not subscriptions:
+        return None
+    rows = await connection.execute(
         text(
             """
             update subscription_lanes l set lease_token = null, leased_by = null,
                 leased_until = null,
-                due_at = (select min(r.due_at) from usage_records r
-                          where r.subscription = l.subscription and r.state = 'due')
-            where l.subscription = any(cast(:subscriptions as text[]))
+                due_at = case when next.due_at is not null
+                              then greatest(next.due_at, cast(:now as timestamptz)) end,
+                period_end = coalesce(next.period_end, l.period_end)
+            from unnest(cast(:subscriptions as text[])) as t (subscription)
+            left join lateral (
+                select r.due_at, p.period_end
+                from usage_records r join item_periods p on p.id = r.item_period_id
+                where r.subscription = t.subscription and r.state = 'due'
+                order by r.due_at, r.id limit 1) as next on true
+            where l.subscription = t.subscription
+            returning l.due_at
             """
         ),
-        {"subscriptions": list(subscriptions)},
+        {"subscriptions": list(subscriptions), "now": now},
     )
+    return min((row.due_at for row in rows if row.due_at is not None), default=None)
 
 
 async def release_all_of(connection: AsyncConnection, worker: str) -> None:
@@ -148,9 +197,21 @@ async def release_all_of(connection: AsyncConnection, worker: str) -> None:
     )
 
 
-async def next_due(connection: AsyncConnection, now: datetime) -> datetime | None:
-    """When the next lane falls due, if any will."""
-    found: datetime | None = await connection.scalar(
-        text("select min(due_at) from subscription_lanes where due_at > :now"), {"now": now}
+async def seconds_to_next(connection: AsyncConnection, now: datetime) -> float | None:
+    """Seconds until there may be a lane to claim, if there will be one; ask when there is none now.
+
+    A lane falls due, or the lease of one that is due ends: its worker may have been killed.
+    """
+    seconds: float | None = await connection.scalar(
+        text(
+            """
+            select least(
+                (select extract(epoch from min(due_at) - cast(:now as timestamptz))
+                 from subscription_lanes where due_at > :now),
+                (select min(greatest(extract(epoch from leased_until - clock_timestamp()), :locked))
+                 from subscription_lanes where due_at <= :now))::float8
+            """
+        ),
+        {"now": now, "locked": LOCKED_PATIENCE},
     )
-    return found
+    return seconds

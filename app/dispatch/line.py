@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 OUTAGE_AFTER = 5
 FIRST_PROBE = 1.0
 LONGEST_PROBE = 30.0
-# Longer than any attempt takes: a probing worker that dies must not stop the probing.
-PROBE_PATIENCE = timedelta(seconds=60)
+# The one that probes says every second that it still does: one that dies does not stop the probing.
+PROBE_PATIENCE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,14 @@ async def take_probe(connection: AsyncConnection, *, now: datetime) -> bool:
         {"now": now, "again": now + PROBE_PATIENCE},
     )
     return taken.rowcount == 1
+
+
+async def keep_probe(connection: AsyncConnection, *, now: datetime) -> None:
+    """The probe that this worker took is still under way."""
+    await connection.execute(
+        text("update stripe_line set probe_at = :again where id = 1 and stopped"),
+        {"again": now + PROBE_PATIENCE},
+    )
 
 
 async def return_probe(connection: AsyncConnection, *, now: datetime) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from app.clock import Clock
 from app.dispatch.decide import Decision, History, Verdict, decide, not_sent
 from app.dispatch.keys import next_key
-from app.dispatch.reasons import HoldReason
+from app.dispatch.reasons import HoldReason, StopReason
 from app.dispatch.records import ClaimedRecord, RecordUpdate, WrittenAttempt
 from app.stripe_client import StripeAnswered, StripeClient, StripeError, UsageRecordAnswer
 
@@ -27,6 +27,13 @@ class Outcome:
     decision: Decision | None
     error: StripeError | None
     ends_outage_run: bool = False
+
+    @property
+    def stop(self) -> StopReason | None:
+        """Why the line stops after it, if it does."""
+        if self.decision is not None and self.decision.verdict is Verdict.STOP_LINE:
+            return self.decision.stop
+        return StopReason.STRIPE_UNAVAILABLE if self.ends_outage_run else None
 
 
 async def attempt(

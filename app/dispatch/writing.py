@@ -13,9 +13,7 @@ from app.dispatch import lanes
 from app.dispatch import line as the_line
 from app.dispatch import records as store
 from app.dispatch.claiming import withdraw_claims
-from app.dispatch.decide import Verdict
 from app.dispatch.lanes import Lane
-from app.dispatch.reasons import StopReason
 from app.dispatch.records import ClaimedRecord
 from app.dispatch.sending import Outcome
 from app.errors import DatabaseUnavailable
@@ -29,13 +27,15 @@ DATABASE_PAUSE = 0.5
 class Finished:
     """A lane that was worked on, to be written down and released.
 
-    `unsent`: records that were claimed, and for which nothing left.
+    `unsent`: records that were claimed, and for which nothing left. `due_again`: there may be more
+    to send in the lane, now or later.
     """
 
     lane: Lane
     outcomes: list[Outcome]
     unsent: list[ClaimedRecord] = field(default_factory=list)
     written: asyncio.Event = field(default_factory=asyncio.Event)
+    due_again: bool = True
 
 
 class OutcomeWriter:
@@ -94,8 +94,13 @@ class OutcomeWriter:
             await withdraw_claims(
                 connection, [record for finished in kept for record in finished.unsent]
             )
-            await lanes.release_lanes(connection, [finished.lane.subscription for finished in kept])
+            next_due = await lanes.release_lanes(
+                connection,
+                [finished.lane.subscription for finished in kept],
+                now=self._clock.now(),
+            )
         for finished in kept:
+            finished.due_again = next_due is not None
             for outcome in finished.outcomes:
                 if outcome.update is not None and outcome.update.held is not None:
                     logger.warning(
@@ -113,10 +118,9 @@ class OutcomeWriter:
         # What a probe found is newer than the answers to calls that left before the stop.
         outcomes = [outcome for finished in probes or batch for outcome in finished.outcomes]
         for outcome in outcomes:
-            stop = _stop_of(outcome)
-            if stop is not None:
+            if outcome.stop is not None:
                 await the_line.stop_line(
-                    connection, stop, str(outcome.error), now=now, probed=bool(probes)
+                    connection, outcome.stop, str(outcome.error), now=now, probed=bool(probes)
                 )
                 return
         if not probes:
@@ -126,11 +130,3 @@ class OutcomeWriter:
         # Any answer that is neither an outage nor a refusal of the key says that Stripe is there.
         elif await the_line.open_line(connection):
             logger.info("the line to Stripe is open again")
-
-
-def _stop_of(outcome: Outcome) -> StopReason | None:
-    """Why the line stops after this outcome, if it does."""
-    decision = outcome.decision
-    if decision is not None and decision.verdict is Verdict.STOP_LINE:
-        return decision.stop
-    return StopReason.STRIPE_UNAVAILABLE if outcome.ends_outage_run else None

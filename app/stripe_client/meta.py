@@ -54,7 +54,9 @@ def _text(headers: Mapping[str, str], name: str) -> str | None:
     value = headers.get(name)
     if value is None:
         return None
-    return "".join(filter(str.isprintable, value))[:LONGEST_HEADER].strip() or None
+    if not value.isprintable():
+        value = "".join(filter(str.isprintable, value))
+    return value[:LONGEST_HEADER].strip() or None
 
 
 def _flag(headers: Mapping[str, str], name: str) -> bool | None:

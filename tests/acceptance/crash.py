@@ -36,7 +36,7 @@ STEPS = {
     "receive": Step("app.inbox.repository", "app.inbox.repository:_insert"),
     "book": Step("app.ledger.booker", "app.ledger.windows:settle_windows"),
     "carry": Step("app.ledger.carrying", "app.ledger.late_records:write_carries"),
-    "claim": Step("app.dispatch.dispatcher", "app.dispatch.dispatcher:claim_records"),
+    "claim": Step("app.dispatch.claims", "app.dispatch.claims:claim_records"),
     "write": Step("app.dispatch.writing", "app.dispatch.records:write_attempts"),
 }
 POST = "post"

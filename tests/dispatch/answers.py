@@ -8,7 +8,13 @@ from app.stripe_client.errors import (
     VersionMismatch,
 )
 from app.stripe_client.meta import AnswerMeta
-from app.stripe_client.problems import CATEGORIES, ErrorAnswer, ProblemKind, StripeProblem
+from app.stripe_client.problems import (
+    CATEGORIES,
+    ErrorAnswer,
+    ProblemKind,
+    RateLimitReason,
+    StripeProblem,
+)
 
 STATUS = {
     ProblemKind.RESOURCE_MISSING: 404,
@@ -30,11 +36,12 @@ def answered(
     replayed: bool = False,
     should_retry: bool | None = None,
     retry_after: int | None = None,
+    reason: RateLimitReason | None = None,
 ) -> StripeAnswered:
     """An error answer of a kind."""
     status = STATUS.get(kind, 400)
     return StripeAnswered(
-        StripeProblem(kind, CATEGORIES[kind]),
+        StripeProblem(kind, CATEGORIES[kind], reason),
         ErrorAnswer(status, type="invalid_request_error", message="as Stripe says it"),
         AnswerMeta(
             status=status,

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.dispatch.decide import (
+    FIRST_LOCK_DELAY,
     LONGEST_DELAY,
+    LONGEST_LOCK_DELAY,
     LONGEST_RETRY_AFTER,
     MOST_FAILURES,
     SAME_KEY_FAILURES,
@@ -22,7 +24,7 @@ from app.dispatch.decide import (
 )
 from app.dispatch.reasons import HoldReason, StopReason
 from app.stripe_client.errors import StripeError
-from app.stripe_client.problems import ProblemKind
+from app.stripe_client.problems import ProblemKind, RateLimitReason
 from tests.dispatch import answers
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -38,6 +40,7 @@ NOTHING_YET = replace(OUTAGE, last_success=None)
 RETRY, NEW_KEY, HOLD = Verdict.RETRY, Verdict.NEW_KEY, Verdict.HOLD
 RESOLVE, STOP = Verdict.RESOLVE, Verdict.STOP_LINE
 K = ProblemKind
+R = RateLimitReason
 
 # The verdict on: the first failure, a counted one, the one that exhausts, and one in an outage.
 TABLE: dict[ProblemKind, tuple[Verdict, Verdict, Verdict, Verdict]] = {
@@ -177,10 +180,50 @@ def test_retry_after_is_waited_for_up_to_ten_minutes(
     assert decision.delay <= max(least, backoff(0, 1.0))
 
 
-def test_a_limiter_pauses_everything_and_a_lock_does_not() -> None:
-    assert verdict(answers.answered(K.RATE_LIMITED)).pause == 1.0
-    assert verdict(answers.answered(K.RATE_LIMITED, retry_after=7)).pause == 7.0
-    assert verdict(answers.answered(K.LOCK_TIMEOUT, retry_after=7)).pause == 0.0
+def lock_backoff(failures: int, jitter: float = 0.0) -> float:
+    return backoff(failures, jitter, first=FIRST_LOCK_DELAY, longest=LONGEST_LOCK_DELAY)
+
+
+@pytest.mark.parametrize(
+    ("reason", "retry_after", "pause", "too_fast", "too_many"),
+    [
+        (R.ENDPOINT_RATE, None, 1.0, True, False),
+        (R.ENDPOINT_RATE, 7, 7.0, True, False),
+        (R.GLOBAL_RATE, 86_400, LONGEST_RETRY_AFTER, True, False),
+        (R.UNKNOWN, None, 1.0, True, False),
+        (None, 7, 7.0, True, False),
+        (R.ENDPOINT_CONCURRENCY, None, 0.0, False, True),
+        (R.GLOBAL_CONCURRENCY, 7, 7.0, False, True),
+        (R.RESOURCE_SPECIFIC, None, 0.0, False, False),
+        (R.RESOURCE_SPECIFIC, 7, 0.0, False, False),
+    ],
+)
+def test_each_limiter_slows_down_what_it_speaks_of(
+    reason: RateLimitReason | None,
+    retry_after: int | None,
+    pause: float,
+    too_fast: bool,
+    too_many: bool,
+) -> None:
+    decision = verdict(answers.answered(K.RATE_LIMITED, retry_after=retry_after, reason=reason))
+    assert (decision.pause, decision.too_fast, decision.too_many) == (pause, too_fast, too_many)
+    assert (decision.verdict, decision.counted, decision.outage) == (RETRY, False, False)
+    assert decision.delay >= min(retry_after or 0, LONGEST_RETRY_AFTER)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ProblemKind if kind is not K.RATE_LIMITED])
+def test_nothing_but_a_limiter_slows_down_the_others(kind: ProblemKind) -> None:
+    decision = verdict(answers.answered(kind, retry_after=7))
+    assert (decision.pause, decision.too_fast, decision.too_many) == (0.0, False, False)
+
+
+def test_a_lock_is_asked_for_again_soon_and_on_and_on() -> None:
+    delays = [
+        verdict(answers.answered(K.LOCK_TIMEOUT), replace(FIRST, in_a_row=n)).delay
+        for n in range(12)
+    ]
+    assert delays == sorted(delays)
+    assert delays[0] <= FIRST_LOCK_DELAY < delays[-1] <= LONGEST_LOCK_DELAY
 
 
 def test_outages_are_those_of_stripe() -> None:
@@ -200,7 +243,8 @@ def test_uncounted_failures_slow_down_too(kind: ProblemKind, in_a_row: int, outa
     history = replace(OUTAGE if outage else FIRST, failures=0, in_a_row=in_a_row)
     decision = verdict(answers.answered(kind), history)
     if decision.verdict in (RETRY, NEW_KEY):
-        assert decision.delay >= backoff(in_a_row, 0.0)
+        lock = kind is K.LOCK_TIMEOUT
+        assert decision.delay >= (lock_backoff(in_a_row) if lock else backoff(in_a_row, 0.0))
         assert not decision.counted
 
 

@@ -108,7 +108,7 @@ async def test_a_renewal_keeps_only_leases_that_still_stand(
     )
     await claim(engine, worker="w2")
     async with transaction(engine) as connection:
-        renewal = await lanes.renew(connection, mine.values())
+        renewal = await lanes.renew(connection, {token: name for name, token in mine.items()})
     assert renewal.renewed == {mine["sub_2"]}
     assert renewal.lost == set(mine.values()) - {mine["sub_2"]}
 
@@ -124,7 +124,7 @@ async def test_a_lane_that_booking_has_locked_is_not_lost(
             text("select 1 from subscription_lanes where subscription = 'sub_1' for update")
         )
         async with transaction(engine) as connection:
-            renewal = await lanes.renew(connection, mine.values())
+            renewal = await lanes.renew(connection, {token: name for name, token in mine.items()})
     assert renewal.renewed == {mine["sub_2"]}
     assert renewal.lost == set()
 
@@ -136,7 +136,7 @@ async def test_a_renewal_lengthens_a_lease(engine: AsyncEngine, ledger: SeededLe
         "update subscription_lanes set leased_until = clock_timestamp() + interval '10 ms'"
     )
     async with transaction(engine) as connection:
-        renewal = await lanes.renew(connection, [lane.token])
+        renewal = await lanes.renew(connection, {lane.token: lane.subscription})
     assert renewal.renewed == {lane.token}
     [row] = await ledger.rows(
         "select leased_until > clock_timestamp() + interval '1 s' as kept from subscription_lanes"
@@ -161,7 +161,7 @@ async def test_a_release_tells_when_the_lane_falls_due_again(
     }
     assert all(row["lease_token"] is None for row in rows)
     async with transaction(engine) as connection:
-        assert await lanes.next_due(connection, NOW) == NOW + timedelta(seconds=30)
+        assert await lanes.seconds_to_next(connection, NOW) == 30
 
 
 async def test_a_stopping_worker_hands_back_its_own_leases(
@@ -184,11 +184,11 @@ async def test_claiming_booking_and_renewing_at_once_never_deadlock(
     for number in range(8):
         await ledger.want(number, 1)
     held = await claim(engine)
-    tokens = [lane.token for lane in held]
+    tokens = {lane.token: lane.subscription for lane in held}
 
     async def renew() -> None:
         async with transaction(engine) as connection:
-            await lanes.renew(connection, tokens[::-1])
+            await lanes.renew(connection, dict(reversed(tokens.items())))
 
     async def lock() -> None:
         async with transaction(engine) as connection:

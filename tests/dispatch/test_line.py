@@ -174,11 +174,35 @@ async def test_a_stopped_line_lets_one_call_through_at_a_time(
     assert (await ledger.line())["stopped"]
 
 
-async def test_a_probe_with_nothing_to_send_is_handed_back(
+async def test_a_line_opens_again_while_nothing_is_due(
     engine: AsyncEngine, ledger: SeededLedger, client: StripeClient, stripe: StripeSide
 ) -> None:
+    """Readiness must not stay red until the next record comes, which may be tomorrow."""
+    stripe.control("POST", "/keys/revoke", {"key": KEY})
     async with transaction(engine) as connection:
-        await stop_line(connection, DOWN, "", now=NOW)
+        await stop_line(connection, StopReason.KEY_REFUSED, "", now=NOW)
+    clock = ManualClock(NOW)
+
+    async def looked() -> bool:
+        return bool((await ledger.line())["failures"] >= 3)
+
+    async def opened() -> bool:
+        return not (await ledger.line())["stopped"]
+
+    async with sending(engine, client, clock=clock) as worker:
+        await until(looked, "it was probed", clock=clock, step=LONGEST_PROBE, worker=worker)
+        assert (await ledger.line())["reason"] == "key_refused"
+        stripe.control("PUT", "/keys", {"key": KEY})
+        await until(opened, "the line opens", clock=clock, step=LONGEST_PROBE, worker=worker)
+    assert stripe.posts() == {"cut": 0}
+
+
+async def test_what_only_a_record_can_tell_waits_for_one(
+    engine: AsyncEngine, ledger: SeededLedger, client: StripeClient, stripe: StripeSide
+) -> None:
+    """That a key may read does not say that it may write."""
+    async with transaction(engine) as connection:
+        await stop_line(connection, StopReason.PERMISSION_MISSING, "", now=NOW)
     clock = ManualClock(NOW + timedelta(seconds=2))
     async with sending(engine, client, clock=clock) as worker:
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import ManualClock
-from app.dispatch import dispatcher, records
+from app.dispatch import leases, records
 from app.dispatch.decide import MOST_FAILURES
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
@@ -282,7 +282,7 @@ async def test_a_lane_that_was_lost_is_left_to_its_new_holder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The database was away for longer than a lease; meanwhile another worker took the lane."""
-    monkeypatch.setattr(dispatcher, "RENEW_EVERY", 0.1)
+    monkeypatch.setattr(leases, "RENEW_EVERY", 0.1)
     for second in range(3):
         await ledger.want(1, 5, at=AT + second)
     post = client.post_usage_record

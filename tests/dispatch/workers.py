@@ -30,13 +30,14 @@ def build(
     worker: str = "w1",
     resolver: Callable[[ClaimedRecord, HoldReason], Awaitable[None]] = no_resolver,
     in_flight: int = 8,
+    rate: float = 1000,
 ) -> Dispatcher:
-    """A dispatcher without a pace and with an even jitter; its clock stands still."""
+    """A dispatcher of a high pace and with an even jitter; its clock stands still."""
     return Dispatcher(
         engine,
         clock or ManualClock(NOW),
         client,
-        rate=1000,
+        rate=rate,
         in_flight=in_flight,
         resolver=resolver,
         worker=worker,
@@ -53,11 +54,18 @@ async def sending(
     worker: str = "w1",
     resolver: Callable[[ClaimedRecord, HoldReason], Awaitable[None]] = no_resolver,
     in_flight: int = 8,
+    rate: float = 1000,
     grace: float = 10.0,
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that runs until the block ends; an error of its own is an error of the test."""
     dispatcher = build(
-        engine, client, clock=clock, worker=worker, resolver=resolver, in_flight=in_flight
+        engine,
+        client,
+        clock=clock,
+        worker=worker,
+        resolver=resolver,
+        in_flight=in_flight,
+        rate=rate,
     )
     task = asyncio.create_task(dispatcher.run(grace=grace))
     try:

@@ -1,0 +1,60 @@
+"""What one process learns from outcomes, beyond the record that each is about."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+
+from app.dispatch import line as the_line
+from app.dispatch.decide import Verdict
+from app.dispatch.sending import Outcome
+
+# Of more records in trouble at once the oldest are forgotten: they are asked about sooner.
+MOST_IN_TROUBLE = 10_000
+
+
+class Experience:
+    """When Stripe last took a record, which ones fail, and whether the line is stopped."""
+
+    def __init__(self) -> None:
+        self.last_success: datetime | None = None
+        self.line_stopped = False
+        self._unwritten = 0  # outcomes that stop the line, and of which the database does not know
+        self._outages = 0  # failures in a row that speak of Stripe and not of a record
+        self._in_a_row: dict[int, int] = {}  # record -> its failures since its last success
+
+    def failures_of(self, record: int) -> int:
+        """How often a record failed since its last success, as far as this process knows."""
+        return self._in_a_row.get(record, 0)
+
+    def line_is(self, *, stopped: bool) -> None:
+        """The line as the database has it; what it does not know yet counts, too."""
+        if self.line_stopped and not stopped and not self._unwritten:
+            self._outages = 0  # opened by a probe
+        self.line_stopped = stopped or self._unwritten > 0
+
+    def written(self, outcomes: Iterable[Outcome]) -> None:
+        """The database knows these outcomes."""
+        self._unwritten -= sum(outcome.stop is not None for outcome in outcomes)
+
+    def learn(self, outcome: Outcome, now: datetime) -> Outcome:
+        """Take from an outcome what concerns all records. Returns it, marked where it is the last
+        of so many failures that Stripe itself is down. To be followed by `written`."""
+        decision = outcome.decision
+        record = outcome.attempt.record.id
+        failures = self._in_a_row.pop(record, 0)
+        if decision is None:
+            self.last_success = now
+            self._outages = 0
+            return outcome
+        if decision.verdict in (Verdict.RETRY, Verdict.NEW_KEY):
+            self._in_a_row[record] = failures + 1
+            if len(self._in_a_row) > MOST_IN_TROUBLE:
+                del self._in_a_row[next(iter(self._in_a_row))]
+        if decision.outage:
+            self._outages += 1
+            if self.line_stopped or self._outages >= the_line.OUTAGE_AFTER:
+                outcome = replace(outcome, ends_outage_run=True)
+        if outcome.stop is not None:
+            self.line_stopped = True
+            self._unwritten += 1
+        return outcome

@@ -1,0 +1,75 @@
+"""The leases that this process holds: until when each is certainly ours, and renewing them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import Clock
+from app.db import transaction
+from app.dispatch import lanes as store
+from app.dispatch import line as the_line
+from app.errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+RENEW_EVERY = store.LEASE / 4
+LONGEST_RENEWAL = store.LEASE / 2  # a database that is slow for longer costs the leases
+
+
+class Leases:
+    """Tokens of leased lanes, and the probe of the line, for as long as this process lives."""
+
+    def __init__(self, engine: AsyncEngine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._lanes: dict[UUID, str] = {}  # token -> subscription
+        self._until: dict[UUID, float] = {}
+        self.probing = False
+
+    def __len__(self) -> int:
+        """How many lanes are held."""
+        return len(self._lanes)
+
+    def add(self, lanes: Mapping[UUID, str], *, asked_at: float) -> None:
+        """Lanes were leased, token -> subscription; `asked_at` is monotonic time before that."""
+        self._lanes.update(lanes)
+        self._until.update(dict.fromkeys(lanes, asked_at + store.LEASE))
+
+    def drop(self, token: UUID) -> None:
+        """A lane was released, or is lost."""
+        self._lanes.pop(token, None)
+        self._until.pop(token, None)
+
+    def holds(self, token: UUID) -> bool:
+        """Whether the lease is certainly still ours."""
+        return time.monotonic() < self._until.get(token, 0.0)
+
+    async def keep(self) -> None:
+        """Renew until cancelled.
+
+        With a lost lease nothing more is sent. A call that is in flight then may meet that of the
+        lane's new holder at Stripe; both carry the same key, and breaking ours off would not call
+        it back, but lose its answer for the audit trail.
+        """
+        while True:
+            await asyncio.sleep(RENEW_EVERY)
+            if self._lanes or self.probing:
+                try:
+                    await asyncio.wait_for(self._renew(), LONGEST_RENEWAL)
+                except (DatabaseUnavailable, TimeoutError):
+                    logger.warning("leases could not be renewed")
+
+    async def _renew(self) -> None:
+        asked_at = time.monotonic()
+        async with transaction(self._engine) as connection:
+            if self.probing:
+                await the_line.keep_probe(connection, now=self._clock.now())
+            renewal = await store.renew(connection, dict(self._lanes))
+        for token in renewal.renewed & self._lanes.keys():
+            self._until[token] = asked_at + store.LEASE
+        for token in renewal.lost:
+            self.drop(token)

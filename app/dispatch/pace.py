@@ -1,0 +1,193 @@
+"""The pace at which calls leave: this replica's part of what the account is allowed.
+
+Slots are leased from the database (`shared_pace`) for those that wait for their turn, so the rate
+is kept by all replicas together, to the instant. The pace is learnt: it rises by a little with
+each success while it is what holds the calls back, and is halved when Stripe says that they come
+too fast. A cap on what is in flight is no pace: 25 calls at 10 ms each are 2,500 a second.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db import transaction
+from app.dispatch import shared_pace as store
+from app.dispatch.shared_pace import Lease, PaceLimits
+from app.errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+# Seconds of the pace that one lease takes at most: so replicas take turns, and a pause or a halving
+# is felt by all.
+LONGEST_LEASE = 0.2
+# Slots lie a hundredth wider apart than the rate allows: Stripe counts when calls arrive, and of
+# two that are a second apart the one may be quicker on its way by so much.
+MARGIN = 0.99
+LATE_ALLOWED = 1 - MARGIN
+# Of more than a hundred calls a second nobody counts so exactly. Slots may be used a little later
+# then, so that a pace that holds nobody back costs twenty leases a second and not a thousand.
+DENSE_RATE = 1 / LATE_ALLOWED
+DENSE_LATE_ALLOWED = 0.05
+# Calls a second more for each success: from 10 to 20 a second in a minute.
+RAISED_BY_SUCCESS = 0.01
+LOWEST_RATE = 1.0
+# Lanes that wait for their turn at most, in seconds of the pace: more could not be sent sooner,
+# and a record that is booked now and must be first would have to wait for them.
+MOST_AHEAD = 0.5
+FEWEST_AHEAD = 4
+DATABASE_PAUSE = 0.5
+
+
+@dataclass(slots=True)
+class _Slots:
+    """Slots of one lease: so many from `first` on, in monotonic seconds, `spacing` apart."""
+
+    first: float = 0.0
+    spacing: float = 1.0
+    number: int = 0
+    next: int = 0
+    used: int = 0
+
+    def take(self, overdue: float) -> float | None:
+        """The next slot that is not before `overdue`, if there is one."""
+        passed = math.ceil((overdue - self.first) / self.spacing)
+        self.next = max(self.next, passed)
+        if self.next >= self.number:
+            return None
+        self.next += 1
+        self.used += 1
+        return self.first + (self.next - 1) * self.spacing
+
+
+def limits_of(account: str, *, start: float, ceiling: float | None) -> PaceLimits:
+    """The limits of an account (`live` or `test`, and whose) from the settings."""
+    highest = start if ceiling is None else ceiling
+    lowest = min(start, highest)
+    return PaceLimits(account, lowest, highest, min(LOWEST_RATE, lowest))
+
+
+class Pace:
+    """Gives each call its turn, first come, first served. `monotonic`, `sleep`: for tests."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        limits: PaceLimits,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._rate = limits.start
+        self._slots = _Slots()
+        self._pauses = 0  # so that a slot from before a pause is not used after it
+        self._asking = 0
+        self._successes = 0
+        self._late = 0.0
+        self._resume_at = 0.0
+        self._begun = False
+        # asyncio.Lock wakes its waiters first come, first served; only its holder leases.
+        self._leasing = asyncio.Lock()
+
+    @property
+    def ahead(self) -> int:
+        """How many calls may usefully wait for their turn at once."""
+        return max(int(self._rate * MOST_AHEAD), FEWEST_AHEAD)
+
+    async def turn(self) -> None:
+        """Wait until a call may leave. One that is cancelled leaves its slot unused."""
+        while True:
+            pauses, slot = await self._take()
+            while (wait := slot - self._monotonic()) > 0:
+                await self._sleep(wait)
+            if pauses == self._pauses:
+                if self._rate <= DENSE_RATE:
+                    # The call that leaves a second after it must not come too soon after it.
+                    self._late = max(self._late, -wait - LATE_ALLOWED)
+                return
+
+    def succeeded(self) -> None:
+        """Stripe took a call."""
+        self._successes += 1
+
+    async def slow_down(self, pause: float, *, halve: bool, age: float) -> None:
+        """No call leaves for `pause` seconds, on any replica; and afterwards half as many, if
+        `halve`. `age`: how many seconds ago the refused call left."""
+        self._forget()
+        self._resume_at = max(self._resume_at, self._monotonic() + pause)
+        try:
+            async with transaction(self._engine) as connection:
+                halved = await store.slow_down(
+                    connection, self._limits, pause=pause, halve=halve, age=age
+                )
+        except DatabaseUnavailable:
+            logger.warning("the database is not available; the others are not slowed down")
+            return
+        self._forget()  # what was leased meanwhile lies before the pause
+        if halved is not None:
+            self._rate = halved
+            logger.warning("Stripe says that calls come too fast: now %.2f a second", halved)
+
+    def _forget(self) -> None:
+        self._pauses += 1
+        self._slots = _Slots()
+        self._successes = 0
+
+    async def _take(self) -> tuple[int, float]:
+        """The next slot, and how many pauses there were when it was leased."""
+        self._asking += 1
+        try:
+            async with self._leasing:
+                while True:
+                    late = LATE_ALLOWED if self._rate <= DENSE_RATE else DENSE_LATE_ALLOWED
+                    slot = self._slots.take(self._monotonic() - late)
+                    if slot is not None:
+                        return self._pauses, slot
+                    await self._refill()
+        finally:
+            self._asking -= 1
+
+    async def _refill(self) -> None:
+        """Lease slots for those that wait; and where they are dense, for those that will."""
+        wanted = self._asking
+        if self._rate > DENSE_RATE:
+            used_up = self._slots.used == self._slots.number
+            wanted = max(wanted, self._slots.used * 2 if used_up else self._slots.used)
+        number = min(wanted, max(int(self._rate * LONGEST_LEASE), 1))
+        pauses, successes, late = self._pauses, self._successes, self._late
+        try:
+            lease = await self._lease(number, late, successes * RAISED_BY_SUCCESS)
+        except DatabaseUnavailable:
+            logger.warning("the database is not available; nothing is sent")
+            await self._sleep(DATABASE_PAUSE)
+            return
+        self._rate = lease.rate
+        if pauses != self._pauses:
+            return
+        self._successes -= successes
+        self._late = max(self._late - late, 0.0)
+        # Counted from the answer: its way back makes all slots later, and none earlier.
+        first = max(self._monotonic() + lease.wait, self._resume_at)
+        self._slots = _Slots(first, 1 / (lease.rate * MARGIN), number)
+
+    async def _lease(self, slots: int, late: float, raised: float) -> Lease:
+        async with transaction(self._engine) as connection:
+            if not self._begun:
+                await store.begin_pace(connection, self._limits)
+            while True:
+                lease = await store.lease_slots(
+                    connection, self._limits, slots=slots, margin=MARGIN, late=late, raised=raised
+                )
+                if lease is not None:
+                    break
+                await store.begin_pace(connection, self._limits)
+        self._begun = True
+        return lease

@@ -1,0 +1,139 @@
+"""The pace in the database: one row for an account and mode, by the database's clock. SQL only.
+
+Replicas lease instants ("slots") at which one call each may leave, a few at a time. No instant is
+leased twice, so the rate holds over any number of replicas; what a replica that dies has leased
+passes unused.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+@dataclass(frozen=True, slots=True)
+class PaceLimits:
+    """Whose pace, where it begins, and between what it stays: in calls a second."""
+
+    account: str
+    start: float
+    ceiling: float
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Slots of a rate (calls a second); the first is `wait` seconds from the answer."""
+
+    rate: float
+    wait: float
+
+
+async def begin_pace(connection: AsyncConnection, limits: PaceLimits) -> None:
+    """Make the row where it is missing. A changed setting begins anew; otherwise what Stripe has
+    taught stays, also when all replicas start again."""
+    await connection.execute(
+        text(
+            """
+            insert into stripe_pace as p (account, rate, set_rate, next_at)
+            values (:account, :start, :start, clock_timestamp())
+            on conflict (account) do update set rate = excluded.rate, set_rate = excluded.set_rate
+            where p.set_rate <> excluded.set_rate
+            """
+        ),
+        {"account": limits.account, "start": limits.start},
+    )
+
+
+async def lease_slots(
+    connection: AsyncConnection,
+    limits: PaceLimits,
+    *,
+    slots: int,
+    margin: float,
+    late: float,
+    raised: float,
+) -> Lease | None:
+    """Lease the next slots; None where there is no row.
+
+    They lie `1 / (rate * margin)` seconds apart, and `late` seconds after those before them. While
+    all that was leased is used the rate rises by `raised`.
+    """
+    row = (
+        await connection.execute(
+            text(
+                """
+                with pace as (
+                    select account, greatest(least(rate, :ceiling), :floor) as rate,
+                           next_at > clock_timestamp() as busy,
+                           greatest(
+                               next_at + case when next_at > clock_timestamp()
+                                              then make_interval(secs => :late)
+                                              else interval '0' end,
+                               clock_timestamp()) as first
+                    from stripe_pace where account = :account for update),
+                -- What a crash of the server may undo is half a second of the pace, and no money.
+                quick as (select set_config('synchronous_commit', 'off', true))
+                update stripe_pace p set
+                    rate = case when busy then least(pace.rate + :raised, :ceiling)
+                                else pace.rate end,
+                    next_at = first + make_interval(secs => :slots / (pace.rate * :margin))
+                from pace, quick where p.account = pace.account
+                returning pace.rate,
+                          extract(epoch from first - clock_timestamp())::float8 as wait
+                """
+            ),
+            {
+                "account": limits.account,
+                "ceiling": limits.ceiling,
+                "floor": limits.floor,
+                "slots": float(slots),
+                "margin": margin,
+                "late": late,
+                "raised": raised,
+            },
+        )
+    ).one_or_none()
+    return None if row is None else Lease(row.rate, row.wait)
+
+
+async def slow_down(
+    connection: AsyncConnection, limits: PaceLimits, *, pause: float, halve: bool, age: float
+) -> float | None:
+    """Lease nothing for `pause` seconds, and `halve` the rate. Returns the rate, if it was halved.
+
+    `age` is how many seconds ago the refused call left: of all that were in flight at once, only
+    the first halves it.
+    """
+    halved: float | None = await connection.scalar(
+        text(
+            """
+            with slower as (
+                update stripe_pace set rate = greatest(least(rate, :ceiling) / 2, :floor),
+                    slowed_at = clock_timestamp()
+                where account = :account and :halve
+                  and (slowed_at is null
+                       or slowed_at < clock_timestamp() - make_interval(secs => :age))
+                returning rate)
+            select rate from slower
+            """
+        ),
+        {
+            "account": limits.account,
+            "ceiling": limits.ceiling,
+            "floor": limits.floor,
+            "halve": halve,
+            "age": age,
+        },
+    )
+    await connection.execute(
+        text(
+            """
+            update stripe_pace
+            set next_at = greatest(next_at, clock_timestamp() + make_interval(secs => :pause))
+            where account = :account
+            """
+        ),
+        {"account": limits.account, "pause": pause},
+    )
+    return halved

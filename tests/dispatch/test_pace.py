@@ -1,0 +1,284 @@
+"""One pace for all replicas: slots from one row, slower when Stripe says so, and quicker again."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.clock import ManualClock
+from app.db import transaction
+from app.dispatch.pace import MARGIN, Pace, limits_of
+from app.dispatch.shared_pace import Lease, PaceLimits, begin_pace, lease_slots, slow_down
+from app.stripe_client import StripeClient
+from tests.dispatch.ledger import AT, NOW, SeededLedger
+from tests.dispatch.stripe_side import StripeSide
+from tests.dispatch.workers import sending, until
+
+LIMITS = PaceLimits("test", start=20.0, ceiling=25.0, floor=1.0)
+FAST = limits_of("test", start=100.0, ceiling=100.0)
+
+
+async def lease(
+    engine: AsyncEngine,
+    *,
+    slots: int = 1,
+    late: float = 0.0,
+    raised: float = 0.0,
+    limits: PaceLimits = LIMITS,
+) -> Lease:
+    async with transaction(engine) as connection:
+        found = await lease_slots(
+            connection, limits, slots=slots, margin=1.0, late=late, raised=raised
+        )
+    assert found is not None
+    return found
+
+
+async def begin(engine: AsyncEngine, limits: PaceLimits = LIMITS) -> None:
+    async with transaction(engine) as connection:
+        await begin_pace(connection, limits)
+
+
+async def slower(engine: AsyncEngine, *, pause: float, halve: bool, age: float) -> float | None:
+    async with transaction(engine) as connection:
+        return await slow_down(connection, LIMITS, pause=pause, halve=halve, age=age)
+
+
+async def ahead(ledger: SeededLedger, by: str = "1 hour") -> None:
+    """As if everybody had leased so far ahead: what is leased now does not depend on the clock."""
+    await ledger.run(f"update stripe_pace set next_at = clock_timestamp() + interval '{by}'")
+
+
+async def rate(ledger: SeededLedger) -> float:
+    [row] = await ledger.rows("select rate from stripe_pace")
+    found: float = row["rate"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("start", "ceiling", "limits"),
+    [
+        (20.0, 25.0, (20.0, 25.0, 1.0)),
+        (20.0, None, (20.0, 20.0, 1.0)),
+        (20.0, 5.0, (5.0, 5.0, 1.0)),
+        (0.1, 25.0, (0.1, 25.0, 0.1)),
+    ],
+)
+def test_limits(start: float, ceiling: float | None, limits: tuple[float, float, float]) -> None:
+    found = limits_of("live acct_1", start=start, ceiling=ceiling)
+    assert (found.start, found.ceiling, found.floor) == limits
+
+
+async def test_no_instant_is_leased_twice(engine: AsyncEngine, ledger: SeededLedger) -> None:
+    await begin(engine)
+    await ahead(ledger)
+    before = (await ledger.rows("select next_at from stripe_pace"))[0]["next_at"]
+    sizes = [1, 5, 2, 3, 1, 8, 4, 1]
+    leases = await asyncio.gather(*(lease(engine, slots=size) for size in sizes))
+    after = (await ledger.rows("select next_at from stripe_pace"))[0]["next_at"]
+    assert (after - before).total_seconds() == pytest.approx(sum(sizes) / 20.0)
+    assert len({round(found.wait, 1) for found in leases}) > 1
+    assert all(found.wait > 3500 for found in leases)
+
+
+async def test_what_nobody_leased_in_time_is_lost(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    """A rest is not saved up for a burst."""
+    await begin(engine)
+    await ahead(ledger, by="-1 hour")
+    first = await lease(engine, slots=5)
+    assert first.wait <= 0
+    assert first.wait > -60
+    assert (await lease(engine, slots=1)).wait > first.wait
+
+
+async def test_a_pause_is_everybodys_and_a_shorter_one_changes_nothing(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await begin(engine)
+    await slower(engine, pause=600, halve=False, age=0)
+    await slower(engine, pause=1, halve=False, age=0)
+    assert 590 < (await lease(engine)).wait <= 600
+    assert await rate(ledger) == 20.0
+
+
+async def test_a_volley_of_refusals_halves_once_and_never_below_the_floor(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await begin(engine)
+    assert await slower(engine, pause=0, halve=True, age=1.0) == 10.0
+    for _ in range(5):  # they had left before that
+        assert await slower(engine, pause=0, halve=True, age=60.0) is None
+    for expected in (5.0, 2.5, 1.25, 1.0, 1.0):
+        assert await slower(engine, pause=0, halve=True, age=0.0) == expected
+    assert await rate(ledger) == 1.0
+
+
+async def test_it_rises_while_it_is_what_holds_back_and_up_to_the_ceiling(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await begin(engine)
+    await ahead(ledger, by="-1 hour")
+    await lease(engine, raised=1.0)
+    assert await rate(ledger) == 20.0  # nobody had to wait
+    for expected in (21.0, 22.0, 23.0, 24.0, 25.0, 25.0):
+        await ahead(ledger)
+        await lease(engine, raised=1.0)
+        assert await rate(ledger) == expected
+
+
+async def test_a_call_that_left_late_puts_off_those_behind_it(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await begin(engine)
+    await ahead(ledger)
+    assert (await lease(engine, late=30.0)).wait == pytest.approx(3630, abs=20)
+    await ahead(ledger, by="-1 hour")
+    assert (await lease(engine, late=30.0)).wait <= 0  # nobody is right behind it
+
+
+async def test_what_stripe_taught_stays_until_the_setting_changes(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await begin(engine)
+    await slower(engine, pause=0, halve=True, age=0)
+    await begin(engine)
+    assert await rate(ledger) == 10.0
+    await begin(engine, limits_of("test", start=8.0, ceiling=8.0))
+    assert await rate(ledger) == 8.0
+    await begin(engine, limits_of("live acct_1", start=50.0, ceiling=50.0))
+    rows = await ledger.rows("select account, rate from stripe_pace order by account")
+    assert [(row["account"], row["rate"]) for row in rows] == [("live acct_1", 50.0), ("test", 8.0)]
+
+
+async def test_a_lower_ceiling_holds_at_once(engine: AsyncEngine) -> None:
+    await begin(engine)
+    assert (await lease(engine, limits=PaceLimits("test", 20.0, 5.0, 1.0))).rate == 5.0
+
+
+async def test_two_replicas_keep_one_pace(engine: AsyncEngine) -> None:
+    replicas = [Pace(engine, FAST) for _ in range(2)]
+    began = time.monotonic()
+    await asyncio.gather(*(replicas[n % 2].turn() for n in range(31)))
+    # 31 turns are thirty spaces; a slow machine makes them longer, and nothing shorter.
+    assert time.monotonic() - began >= 30 / (100 * MARGIN)
+
+
+async def test_turns_come_in_the_order_of_asking_and_a_cancelled_one_holds_up_nobody(
+    engine: AsyncEngine,
+) -> None:
+    pace = Pace(engine, FAST)
+    order: list[int] = []
+
+    async def take(number: int) -> None:
+        await pace.turn()
+        order.append(number)
+
+    tasks = [asyncio.create_task(take(number)) for number in range(12)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[5].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [n for n in range(12) if n not in (0, 5)]
+
+
+async def test_slots_from_before_a_pause_are_not_used_after_it(engine: AsyncEngine) -> None:
+    slept: list[float] = []
+    woken, never = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if seconds < 500:
+            await woken.wait()
+            await asyncio.sleep(seconds)
+        else:
+            await never.wait()
+
+    pace = Pace(engine, limits_of("test", start=1.0, ceiling=1.0), sleep=sleep)
+    await pace.turn()
+    turn = asyncio.create_task(pace.turn())
+    await _until(lambda: bool(slept))
+    await pace.slow_down(600, halve=False, age=0.0)
+    woken.set()
+    await _until(lambda: slept[-1] > 500)
+    assert not turn.done()
+    turn.cancel()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_row_that_is_gone_is_made_again(engine: AsyncEngine, ledger: SeededLedger) -> None:
+    pace = Pace(engine, FAST)
+    await pace.turn()
+    await ledger.run("truncate stripe_pace")
+    await asyncio.wait_for(asyncio.gather(*(pace.turn() for _ in range(60))), 30)
+    assert await rate(ledger) == 100.0
+
+
+async def test_two_workers_share_the_accounts_limit(
+    engine: AsyncEngine, ledger: SeededLedger, client: StripeClient, stripe: StripeSide
+) -> None:
+    """Each for itself, they would be twice as fast, and refused."""
+    stripe.control("PATCH", "/settings", {"limit_per_second": 30})
+    for number in range(1, 5):
+        for second in range(10):
+            await ledger.want(number, 1, at=AT + second)
+
+    async def done() -> bool:
+        return await ledger.backlog() == 0
+
+    async with (
+        sending(engine, client, worker="w1", rate=20, in_flight=1),
+        sending(engine, client, worker="w2", rate=20, in_flight=1),
+    ):
+        await until(done, "all is sent")
+    assert stripe.posts() == {"200": 40, "cut": 0}
+    assert {attempt["worker"] for attempt in await ledger.attempts()} == {"w1", "w2"}
+
+
+async def test_a_limiter_slows_down_all_and_all_is_sent(
+    engine: AsyncEngine, ledger: SeededLedger, client: StripeClient, stripe: StripeSide
+) -> None:
+    for number in range(1, 5):
+        await ledger.want(number, 5)
+    stripe.inject("rate_limited", reason="endpoint-rate", retry_after=0)
+    clock = ManualClock(NOW)
+
+    async def done() -> bool:
+        return await ledger.backlog() == 0
+
+    async with sending(engine, client, clock=clock) as worker:
+        await until(done, "all is sent", clock=clock, step=1, worker=worker)
+    [row] = await ledger.rows("select rate, slowed_at from stripe_pace")
+    assert 500 <= row["rate"] < 1000
+    assert row["slowed_at"] is not None
+    assert stripe.posts()["429"] == 1
+
+
+@pytest.mark.parametrize("reason", ["endpoint-concurrency", "resource-specific"])
+async def test_what_is_not_about_the_pace_leaves_the_pace_alone(
+    engine: AsyncEngine, ledger: SeededLedger, client: StripeClient, stripe: StripeSide, reason: str
+) -> None:
+    for number in range(1, 5):
+        await ledger.want(number, 5)
+    stripe.inject("rate_limited", reason=reason, times=3)
+    clock = ManualClock(NOW)
+
+    async def done() -> bool:
+        return await ledger.backlog() == 0
+
+    async with sending(engine, client, clock=clock) as worker:
+        await until(done, "all is sent", clock=clock, step=1, worker=worker)
+        assert (worker._flight.allowed < 8) == (reason == "endpoint-concurrency")
+    [row] = await ledger.rows("select rate, slowed_at from stripe_pace")
+    assert (row["rate"], row["slowed_at"]) == (1000.0, None)
+    assert stripe.posts() == {"200": 4, "429": 3, "cut": 0}
+    assert not (await ledger.line())["stopped"]
