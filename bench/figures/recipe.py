@@ -88,15 +88,16 @@ def _its_rate(stage: Stage, recipe: Recipe, messages: list[Message]) -> _Rate:
 
 
 async def _our_harm(stage: Stage) -> _Harmed:
-    service = stage.serve(with_worker=True)
+    limit = str(harness.LIMIT)
+    service = stage.serve(with_worker=True, STRIPE_RATE_LIMIT=limit)
 
     def restart() -> None:
         nonlocal service
         service.process.kill()
-        service = stage.serve(with_worker=True)
+        service = stage.serve(with_worker=True, STRIPE_RATE_LIMIT=limit)
 
     sent, messages = await _harm(stage, lambda: service.url, restart)
-    await stage.until_done(service.process, seconds=120)
+    await stage.until_done(service.process, seconds=240)
     return _accounted(stage, sent, messages)
 
 
@@ -110,6 +111,7 @@ async def _harm(
 ) -> tuple[Sent, list[Message]]:
     """Send all messages while Stripe and the receiver fail."""
     messages = harness.messages(began())
+    stage.account.change(limit_per_second=harness.LIMIT)
     for fault in harness.FAULTS:
         stage.account.inject(**fault)
 
@@ -170,9 +172,10 @@ def _measured(
 
         Under the harness {our_harm.sent.messages:,} messages come as Svix sends them: 16 at once,
         what is not answered 2xx again and again with growing delays (Svix's schedule, a thousand
-        times as fast), while later ones go on. Of the calls to Stripe one in twenty is executed and
-        its answer cut off, one in twenty refused with 429; the receiver is killed twice and started
-        again. An account of its own says what every item must hold in the end.
+        times as fast), while later ones go on. Stripe takes {harness.LIMIT} calls a second of each
+        endpoint and answers 429 to more; of its usage-record calls one in twenty is executed and
+        its answer cut off, one in twenty refused for a lock. The receiver is killed twice and
+        started again. An account of its own says what every item must hold in the end.
     """
     return Measured(lines, how, (_table(our_harm, its_harm),))
 
