@@ -72,6 +72,34 @@ async def test_the_fast_path_is_taken(engine: AsyncEngine) -> None:
         assert (await receiver.client.get(PATH)).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([], 401),
+        (signed(BODY)[:2], 401),
+        ([(name, b"1" if b"time" in name else value) for name, value in signed(BODY)], 401),
+        ([*signed(BODY), (b"content-encoding", b"br")], 415),
+        ([*signed(BODY), (b"content-length", b"1048577")], 413),
+    ],
+    ids=["unsigned", "half signed", "stale", "packed", "too large"],
+)
+async def test_a_webhook_that_its_headers_condemn_is_not_read(
+    engine: AsyncEngine, headers: Headers, status: int
+) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        pytest.fail("the body was asked for")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with receiving(engine) as receiver:
+        scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers}
+        await receiver.app(scope, receive, send)
+    assert sent[0]["status"] == status
+
+
 class Settings:
     """As far as the gate looks at them."""
 
