@@ -24,7 +24,7 @@ POLL = 0.1
 # Stripe forgets a key after a day: nobody may be kept waiting for an answer so long.
 MOST_UNANSWERED = 10 * 3_600
 SETTLED_WITHIN = 60.0
-SKEW = (5.0, 40.0)
+SKEW = (3.0, 15.0)
 STORED = ("stored_500", "stored_500_executed")
 
 Doing = Callable[[Planned, random.Random], Awaitable[None]]

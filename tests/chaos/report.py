@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.chaos.kinds import KINDS
+from tests.chaos.launching import forked
 from tests.chaos.outcome import Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -103,7 +104,8 @@ def page(outcome: Outcome) -> str:
     )
     command = (
         f'make chaos ARGS="--seed {options.seed} --faults {options.faults} '
-        f'--windows {options.windows} --minutes {options.within / 60:g}"'
+        f"--windows {options.windows} --minutes {options.within / 60:g}"
+        f'{" --forks" if options.launcher is forked else ""}"'
     )
     sent = outcome.sent
     return TEMPLATE.read_text().format(
