@@ -284,6 +284,7 @@ async def test_a_read_that_fails_is_told_and_frees_the_lane(
     assert held.reason == "in_doubt"
     assert f"HTTP {status}" in (held.detail or "")
     assert (await ledger.line())["reason"] == (stopped.value if stopped else None)
+    await ledger.run("update subscription_lanes set due_at = :now", now=NOW)  # its turn again
     [lane] = await claim(engine)
     assert len(lane.records) == 1
 
