@@ -65,7 +65,11 @@ def main() -> int:
     )
     with folder(wanted.keep) as place:
         place.chmod(0o755)  # PostgreSQL runs as another user where we are root
-        outcome = asyncio.run(run(options, place, say))
+        try:
+            outcome = asyncio.run(run(options, place, say))
+        except TimeoutError:
+            say(f"FAILED: not over within {wanted.minutes:g} minutes")
+            return 1
     say(text(outcome))
     if wanted.page is not None:
         wanted.page.write_text(page(outcome))
