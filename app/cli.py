@@ -146,6 +146,28 @@ def drain(
 
 
 @app.command()
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
+) -> None:
+    """Delete what is older than RETENTION_DAYS and RAW_RETENTION_DAYS; a worker does so hourly."""
+    from app.clock import SystemClock
+    from app.commands.pruning import describe
+    from app.commands.pruning import prune as run
+
+    settings = begin(log_format="text")
+
+    async def go() -> list[str]:
+        async with open_engine(settings) as engine:
+            pruned = await run(engine, SystemClock(), settings, dry_run=dry_run)
+            return describe(pruned, dry_run=dry_run)
+
+    for line in run_async(go):
+        console.print(line)
+
+
+@app.command()
 def send(
     subject: Annotated[str, typer.Option(help="Whose usage.")],
     meter: Annotated[str, typer.Option(help="The meter's slug.")],

@@ -31,12 +31,12 @@ from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.incoming import IncomingWindow, incoming
 from app.ledger.keeping import Kept, keep_windows
 from app.ledger.moving import not_down_yet, taken_off, wake_moving
+from app.ledger.new_records import PlaceMoved
 from app.ledger.overlaps import admit
 from app.ledger.parts import boundaries, parts_of
 from app.ledger.provisional import displace, overlapped, regular_windows
 from app.ledger.querying import ask_nobody
 from app.ledger.recording import record
-from app.ledger.records import PlaceMoved
 from app.ledger.resolving import BatchResolver
 from app.ledger.series import measure_newest
 from app.ledger.unforeseen import UNFORESEEN

@@ -23,9 +23,10 @@ from app.ledger import late_records as late_store
 from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger.late_records import Carry, LatePeriod
+from app.ledger.new_records import NewRecord, PlaceMoved, insert_records, new_records
 from app.ledger.periods import PeriodKey
 from app.ledger.placing import changed_record
-from app.ledger.records import NewRecord, PlaceMoved, RecordKey, UsageRecord
+from app.ledger.records import RecordKey, UsageRecord
 from app.ledger.successors import Successors, successor
 from app.ledger.unforeseen import UNFORESEEN, UNFORESEEN_RETRY
 from app.mapping.models import Combination, LatePolicy, SnapshotItem, SubscriptionSnapshot
@@ -175,7 +176,7 @@ class Carrier:
             if carries:
                 svix_id = max(carries, key=lambda carry: carry.home.id).home.svix_id
                 new = NewRecord(key, period.subscription, here, svix_id, increment)
-                made = {} if found else await store.new_records(connection, [new])
+                made = {} if found else await new_records(connection, [new])
                 there = found[0] if found else made[key]
                 moved = sum(carry.quantity for carry in carries)
                 after = changed_record(
@@ -189,7 +190,7 @@ class Carrier:
                 if found:
                     await store.write_records(connection, [after])
                 else:
-                    await store.insert_records(connection, [(new, after)])
+                    await insert_records(connection, [(new, after)])
                 await late_store.write_carries(connection, carries, there.id, now)
         _log(homes)
         if carries:

@@ -127,11 +127,15 @@ class BookingLoop:
                 logger.exception("%s could not be read", subscription)
                 retry_at = self._clock.now() + UNFORESEEN_RETRY
             try:
-                async with transaction(self._engine) as connection:
-                    await facts.snapshot_arrived(connection, subscription, retry_at=retry_at)
+                through = False
+                while not through:
+                    async with transaction(self._engine) as connection:
+                        through = await facts.snapshot_arrived(
+                            connection, subscription, retry_at=retry_at
+                        )
+                    self._wake.set()
             except DatabaseUnavailable:
                 return
-            self._wake.set()
 
     async def _keep_house(self) -> None:
         while True:

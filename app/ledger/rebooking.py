@@ -188,8 +188,12 @@ async def _take_off(
         ]
     again = partial(rewrite, period, placed=emptied, now=now, linger=timedelta(0), beside=beside)
     result = again(records=given)
-    if result.missing:
-        others = await store.lock_period_records(connection, period.id)
+    before = None
+    while result.missing:
+        others = await store.lock_period_records(connection, period.id, before=before)
+        if not others:
+            break
+        before = others[-1].key.timestamp
         known = {r.id for r in given}
         given += [other for other in others if other.id not in known]
         result = again(records=given)

@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger.foremost import foremost_on
+from app.ledger.new_records import NewRecord, PlaceMoved, insert_records, new_records
 from app.ledger.periods import ItemPeriod, PeriodKey
 from app.ledger.placing import Placed, Rewritten, Standing, rewrite
 from app.ledger.quantity import round_total
-from app.ledger.records import NewRecord, PlaceMoved, RecordKey, RecordPlace, UsageRecord
+from app.ledger.records import RecordKey, RecordPlace, UsageRecord
 from app.ledger.windows import PendingWindow, SettledWindow, parked_beside
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
@@ -199,7 +200,7 @@ async def _rewrite(
     # One that was missing may have been made since its place was looked for.
     known = {found.key for found in there}
     new = {record.key: record for record in missing if record.key not in known}
-    made = await store.new_records(connection, new.values())
+    made = await new_records(connection, new.values())
     held = [*there, *made.values()]
     records: dict[int, dict[RecordKey, UsageRecord]] = defaultdict(dict)
     for found in held:
@@ -218,14 +219,18 @@ async def _rewrite(
             beside=beside.get(period_id, ()),
         )
         result = again(records=records[period_id].values())
-        if result.missing:
-            for found in await store.lock_period_records(connection, period_id):
-                records[period_id].setdefault(found.key, found)
+        before = None
+        while result.missing:  # it is taken from the newest ones that hold something
+            more = await store.lock_period_records(connection, period_id, before=before)
+            if not more:
+                break
+            before = more[-1].key.timestamp
+            records[period_id] = {found.key: found for found in more} | records[period_id]
             result = again(records=records[period_id].values())
         rewritten.append(result)
     changed = {record.id: record for result in rewritten for record in result.records}
     written = [(new[key], changed.pop(empty.id, empty)) for key, empty in made.items()]
-    await store.insert_records(connection, written)
+    await insert_records(connection, written)
     if changed:
         await store.write_records(connection, list(changed.values()))
     return {found.key: found.id for found in held}, rewritten

@@ -136,10 +136,12 @@ class BatchResolver:
     ) -> list[tuple[PendingWindow, Resolution]]:
         names = {span.subscription for spans in known.subjects.values() for span in spans}
         snapshots = await self._snapshots.known(sorted(names))
-        found = {window: self._one(window, known, snapshots, now) for window in windows}
+        found = {
+            window.id: (window, self._one(window, known, snapshots, now)) for window in windows
+        }
         again = {
-            window: resolution.subscription
-            for window, resolution in found.items()
+            id_: resolution.subscription
+            for id_, (window, resolution) in found.items()
             if isinstance(resolution, NeedsSnapshot) and window.just_read
         }
         if again:
@@ -147,9 +149,10 @@ class BatchResolver:
             for name in set(again.values()):
                 self._snapshots.forget(name)
             snapshots |= await self._snapshots.known(sorted(set(again.values())))
-            for window in again:
-                found[window] = self._one(window, known, snapshots, now, just_read=True)
-        return list(found.items())
+            for id_ in again:
+                window, _ = found[id_]
+                found[id_] = window, self._one(window, known, snapshots, now, just_read=True)
+        return list(found.values())
 
     def _one(
         self,

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import transaction
 from app.health import OLDEST_UNSENT
+from app.ledger.counting import counts
 from app.mapping import snapshots
 from app.mapping.releases import ask, release_named
 
@@ -140,15 +141,11 @@ class StatusRepository:
     async def summary(self) -> Summary:
         """Counts of everything, by state and reason."""
         async with transaction(self._engine) as connection:
-            deliveries = await _counts(connection, "select state, count(*) from deliveries")
-            windows = await _counts(connection, "select state, count(*) from usage_windows")
-            parked = await _counts(
-                connection, "select reason, count(*) from usage_windows where state = 'parked'"
-            )
-            records = await _counts(connection, "select state, count(*) from usage_records")
-            held = await _counts(
-                connection, "select reason, count(*) from usage_records where state = 'held'"
-            )
+            deliveries = await counts(connection, "deliveries", "state", usual="booked")
+            windows = await counts(connection, "usage_windows", "state", usual="booked")
+            parked = await counts(connection, "usage_windows", "reason", where="state = 'parked'")
+            records = await counts(connection, "usage_records", "state", usual="reported")
+            held = await counts(connection, "usage_records", "reason", where="state = 'held'")
             oldest = await connection.scalar(text(f"select {OLDEST_UNSENT}"))
         return Summary(deliveries, windows, parked, records, held, oldest)
 
@@ -304,11 +301,6 @@ class StatusRepository:
     async def _release(self, sql: str, parameters: dict[str, Any]) -> int:
         async with transaction(self._engine) as connection:
             return (await connection.execute(text(sql), parameters)).rowcount
-
-
-async def _counts(connection: AsyncConnection, sql: str) -> dict[str, int]:
-    rows = await connection.execute(text(f"{sql} group by 1 order by 1"))
-    return {name: count for name, count in rows if name is not None}
 
 
 def _record_row(row: Any) -> RecordRow:

@@ -17,6 +17,7 @@ from app.mapping.resolution import WindowFacts, WindowSource
 
 AWAITING_SNAPSHOT = "awaiting_snapshot"
 AWAITING_QUERY = "awaiting_query"
+WOKEN_AT_ONCE = 2_000
 # Whose value OpenMeter is asked for before they can be booked; the second one was released.
 TO_BE_ASKED: Final = f"('{AWAITING_QUERY}', '{ParkReason.QUERY_UNANSWERED}')"
 
@@ -115,7 +116,7 @@ _CLAIM: Final = text(
         order by retry_at, id limit greatest(:limit - (select count(*) from soon), 0)
         for update skip locked)
     select {WINDOW_COLUMNS} from usage_windows
-    where id in (select id from soon union all select id from later)
+    where id = any(array(select id from soon union all select id from later))
       and {_TO_BOOK} and (retry_at is null or retry_at <= :now)
     order by id for update
     """  # noqa: S608 - constants of this module
@@ -286,17 +287,25 @@ async def wake_parked(connection: AsyncConnection, *, now: datetime, limit: int)
 
 async def snapshot_arrived(
     connection: AsyncConnection, subscription: str, *, retry_at: datetime | None
-) -> None:
-    """Book at once (None) or later what waits for a subscription's snapshot."""
-    await connection.execute(
+) -> bool:
+    """Book at once (None) or later what waits for a subscription's snapshot; whether that is all.
+
+    WOKEN_AT_ONCE at most: in one statement a million windows would run into its timeout.
+    """
+    result = await connection.execute(
         text(
             f"""
             update usage_windows set retry_at = :retry_at where id in (
-                select id from usage_windows
-                where state = 'pending' and reason = '{AWAITING_SNAPSHOT}'
-                  and detail = :subscription
+                select id from usage_windows where id in (
+                    select id from usage_windows
+                    where state = 'pending' and reason = '{AWAITING_SNAPSHOT}'
+                      and detail = :subscription
+                      and retry_at is distinct from cast(:retry_at as timestamptz)
+                    limit :limit)
                 {KEY_ORDER} for update)
+              and state = 'pending' and reason = '{AWAITING_SNAPSHOT}'
             """  # noqa: S608 - constants of this module
         ),
-        {"retry_at": retry_at, "subscription": subscription},
+        {"retry_at": retry_at, "subscription": subscription, "limit": WOKEN_AT_ONCE},
     )
+    return result.rowcount < WOKEN_AT_ONCE

@@ -56,12 +56,15 @@ class Pruner:
         *,
         rows_at_once: int = ROWS_AT_ONCE,
         pause: float = PAUSE,
+        dry_run: bool = False,
     ) -> None:
+        """`dry_run`: each batch is taken back. What goes with item periods is not counted then."""
         self._engine = engine
         self._clock = clock
         self._terms = terms
         self._rows_at_once = rows_at_once
         self._pause = pause
+        self._dry_run = dry_run
 
     async def sweep(self) -> Counter[str]:
         """Delete everything that is old enough; rows by table (`bodies`: emptied ones).
@@ -119,7 +122,10 @@ class Pruner:
             if not mine:
                 return None
             batch = Batch(self._clock.now(), sweep.before, place, limit)
-            return await sweep.step(connection, batch)
+            swept = await sweep.step(connection, batch)
+            if self._dry_run:
+                await connection.rollback()
+            return swept
 
 
 class PruningLoop:

@@ -17,6 +17,7 @@ FIXED = (
     "demo",
     "doctor",
     "drain",
+    "prune",
     "explain",
 )
 

@@ -8,8 +8,8 @@ from sqlalchemy import text
 from app.errors import StatementTimeout
 from app.ledger import booker, recording, resolving
 from app.ledger import records as store
+from app.ledger.new_records import PlaceMoved
 from app.ledger.placing import Rewritten, rewrite
-from app.ledger.records import PlaceMoved
 from app.ledger.status import StatusRepository
 from app.mapping.resolve import resolve
 from app.openmeter.report import OtherMessage, UsageReport, parse_message

@@ -12,7 +12,7 @@ from app.db import ProgramSchema, transaction
 from app.health import Health
 from app.inbox.delivery import Delivery
 from app.inbox.repository import DeliveryRepository
-from app.ledger import flushes, questions
+from app.ledger import counting, flushes, questions
 from app.ledger import windows as facts
 from app.ledger.late_records import late_periods
 from app.ledger.moving import wake_moving
@@ -164,3 +164,24 @@ async def test_nothing_that_runs_by_itself_reads_a_large_table_from_end_to_end(
     assert scanned == {}, "\n".join(f"{line}: {tables}" for line, tables in scanned.items())
     used = frozenset[str]().union(*(plan.indexes for plan in found))
     assert PATHS[path].indexes - used == frozenset(), "\n".join(sorted(used))
+
+
+async def test_a_summary_of_large_tables_does_not_count_what_is_usual_one_by_one(
+    world: World, server_url: URL, large_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "COUNTED_BYTES", 1_000)
+    with watched(world.engine) as asked:
+        found = await StatusRepository(world.engine).summary()
+    for plan in await plans(server_url.set(database=large_database), asked):
+        # The count itself is not carried out: its plan stands beside the estimate's.
+        assert not plan.scanned or "reltuples" in plan.asked.sql, plan.asked.line
+    [estimated] = await world.rows(
+        "select reltuples::bigint as n from pg_class where relname = 'usage_windows'"
+    )
+    assert sum(found.windows.values()) == estimated["n"]
+    rare = await world.rows(
+        "select state, count(*) as n from usage_windows where state <> 'booked' group by 1"
+    )
+    assert {state: n for state, n in found.windows.items() if state != "booked"} == {
+        row["state"]: row["n"] for row in rare
+    }

@@ -1,9 +1,13 @@
 """What is over for good is deleted, and what it came to stays; nothing of it is billed again."""
 
 import asyncio
+from datetime import timedelta
 
+import pytest
 from sqlalchemy import text
 
+from app.commands import pruning as command
+from app.config import Settings
 from app.db import transaction
 from app.ledger.explaining import ExplainingRepository
 from app.mapping.file import from_yaml, to_mappings
@@ -42,6 +46,40 @@ async def test_an_old_period_is_emptied_and_what_it_came_to_stays(months: Months
     assert (period["pruned_at"], period["pruned_reported"]) == (months.world.clock.now(), 7)
     assert not await prune(months)
     await months.check()
+
+
+async def test_a_dry_run_says_what_would_go_and_changes_nothing(months: Months) -> None:
+    await three_months(months)
+    before = await counts(months)
+    settings = Settings(retention_days=100, raw_retention_days=30, _env_file=None)
+    months.world.clock.set(MARCH + timedelta(days=140))
+    said = await told(months, settings, dry_run=True)
+    assert said == [
+        "1 item periods, with their windows and records: to be deleted",
+        "3 raw bodies: to be deleted",
+    ]
+    assert await counts(months) == before
+    assert "2 usage records: deleted" in await told(months, settings, dry_run=False)
+    assert (await told(months, settings, dry_run=False))[0].startswith("Nothing is older")
+
+
+async def told(months: Months, settings: Settings, *, dry_run: bool) -> list[str]:
+    """What the command says."""
+    pruned = await command.prune(months.world.engine, months.world.clock, settings, dry_run=dry_run)
+    return command.describe(pruned, dry_run=dry_run)
+
+
+@pytest.mark.parametrize(("combination", "left"), [("max", 4), ("latest", 4), ("sum", 7)])
+async def test_what_is_left_of_a_period_is_what_its_price_makes_of_it(
+    months: Months, combination: str, left: int
+) -> None:
+    await three_months(months)
+    await months.world.run("update item_periods set combination = :it", it=combination)
+    await prune(months)
+    [period] = await months.world.rows(
+        "select pruned_reported from item_periods where pruned_at is not null"
+    )
+    assert period["pruned_reported"] == left
 
 
 async def test_what_is_kept_for_ever_is_kept(months: Months) -> None:
