@@ -9,6 +9,10 @@ import pytest
 from sqlalchemy.engine import URL
 
 from app.db import ProgramSchema, transaction
+from app.dispatch import doubt_records, lanes, records
+from app.dispatch.claiming import claim_records
+from app.dispatch.lanes import Lane
+from app.dispatch.records import RecordUpdate, WrittenAttempt
 from app.health import Health
 from app.inbox.delivery import Delivery
 from app.inbox.repository import DeliveryRepository
@@ -85,6 +89,32 @@ async def _carry(world: World, _: Replica) -> None:
         await late_periods(connection, NOW, limit=500)
 
 
+async def _send(world: World, _: Replica) -> None:
+    async with transaction(world.engine) as connection:
+        leased = await lanes.claim_lanes(connection, now=NOW, worker="w", limit=8, urgent=4)
+        claimed = await claim_records(connection, leased, now=NOW, per_lane=5)
+        await lanes.renew(connection, {token: name for name, token in leased.items()})
+        await lanes.lock_leased(
+            connection, [Lane(name, token, ()) for name, token in leased.items()]
+        )
+        attempts = [
+            WrittenAttempt(one, NOW, NOW, "succeeded", None, 200, None, None, replayed=False)
+            for one in claimed
+        ]
+        await records.write_attempts(connection, attempts, worker="w")
+        updates = [RecordUpdate(one.id, reported=one.quantity, settled=True) for one in claimed]
+        await records.write_updates(connection, updates, now=NOW)
+        await lanes.release_lanes(connection, leased)
+        await lanes.seconds_to_next(connection, NOW)
+        await connection.rollback()
+    async with transaction(world.engine) as connection:
+        for item in (await doubt_records.items_to_look_at(connection, now=NOW))[:1]:
+            await doubt_records.begin_look(connection, item, now=NOW, worker="w")
+            await doubt_records.reported_between(connection, item, 0, 1)
+        await doubt_records.raise_again(connection, now=NOW)
+        await connection.rollback()
+
+
 async def _look(world: World, _: Replica) -> None:
     await Health(world.engine, "replica", ProgramSchema.of_program()).check(NOW)
     status = StatusRepository(world.engine)
@@ -141,6 +171,17 @@ PATHS = {
         ),
     ),
     "carry": Path(_carry, frozenset({"ix_usage_records_late"})),
+    "send": Path(
+        _send,
+        frozenset(
+            {
+                "ix_subscription_lanes_due_at",
+                "ix_usage_records_due",
+                "ix_usage_records_compare_at",
+                "ix_usage_records_held",
+            }
+        ),
+    ),
     "look": Path(
         _look,
         frozenset({"ix_usage_records_owed", "ix_deliveries_received", "ix_deliveries_unbooked"}),
