@@ -5,9 +5,7 @@ Each field's description is the text of `meterbridge serve --help` and of README
 
 import base64
 import binascii
-import re
 from decimal import Decimal
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -15,20 +13,13 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.addresses import is_api_address, is_private
 from app.errors import SettingsError
 
 MIN_SECRET_BYTES = 24
 STRIPE_RATE = 25.0  # what Stripe allows an endpoint of an account, unless it raised it
 _DAY = 86_400.0
 _SHORTEST_RETENTION_DAYS = 100
-# Scheme, host or [address], port, path, as the API clients take them: neither user nor password
-# (they would reach logs), neither query nor fragment (paths are appended), nothing to be escaped.
-_API_ADDRESS = re.compile(
-    r"https?://([a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
-    r"(/[a-z0-9_~-][a-z0-9._~-]*)*/*",
-    re.IGNORECASE,
-)
-_NUMBER_AND_DOTS = re.compile(r"[0-9.]+")
 _LONGEST_HEADER = 255
 
 
@@ -43,26 +34,6 @@ _FITS_A_HEADER = f"visible ASCII without spaces, at most {_LONGEST_HEADER} chara
 
 def _fits_a_header(value: str) -> bool:
     return len(value) <= _LONGEST_HEADER and all("!" <= character <= "~" for character in value)
-
-
-def _is_reachable(address: str) -> bool:
-    """Whether port and numeric host of a well-formed address are in range."""
-    try:
-        parts = urlsplit(address)
-        host = parts.hostname or ""
-        if ":" in host or _NUMBER_AND_DOTS.fullmatch(host):
-            ip_address(host)
-        return parts.port != 0
-    except ValueError:
-        return False
-
-
-def _is_private(host: str) -> bool:
-    """Whether a host is this machine, a private address, or a name that only a cluster knows."""
-    try:
-        return ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith((".svc", ".local", ".internal", ".localhost"))
 
 
 def decode_webhook_secret(secret: str) -> bytes:
@@ -295,7 +266,7 @@ class Settings(BaseSettings):
     def _address(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        if not _API_ADDRESS.fullmatch(value) or not _is_reachable(value):
+        if not is_api_address(value):
             raise ValueError(
                 "must be an http(s) address: http(s)://host[:port][/path], without user, query or "
                 "fragment"
@@ -324,7 +295,7 @@ class Settings(BaseSettings):
         if self.openmeter_api_url is None:
             raise ValueError("OPENMETER_API_KEY: is of no use without OPENMETER_API_URL")
         address = urlsplit(self.openmeter_api_url)
-        if address.scheme == "http" and not _is_private(address.hostname or ""):
+        if address.scheme == "http" and not is_private(address.hostname or ""):
             raise ValueError("OPENMETER_API_URL: must be https with a key, unless it is private")
         return self
 
