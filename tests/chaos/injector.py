@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from tests.chaos.changes import Change
 from tests.chaos.kinds import PROCESS_KINDS, STRIPE_KINDS
@@ -20,6 +21,9 @@ from tests.chaos.stripe_faults import stripe_fault
 from tests.chaos.world import STEP
 
 MET_WITHIN = 60.0
+# While the line is stopped one call after the other probes it, each after a longer wait: faults
+# that piled up for them would be an outage of minutes that nobody planned.
+MOST_UNMET = 2
 POLL = 0.1
 # Stripe forgets a key after a day: nobody may be kept waiting for an answer so long.
 MOST_UNANSWERED = 10 * 3_600
@@ -60,6 +64,7 @@ class Injector:
         # A stored 500 says never whether it counted. Where the period ends before the record is
         # set again, only somebody can find out, and it is held: tested elsewhere.
         self._periods = asyncio.Lock()
+        self._unmet = asyncio.Semaphore(MOST_UNMET)
         self.recoveries = Recoveries()
         self.on_clock_moved: Callable[[], None] = lambda: None
         self._doings: dict[str, Doing] = {
@@ -76,19 +81,12 @@ class Injector:
     # What meets calls to Stripe
 
     async def _stripe(self, planned: Planned, dice: random.Random) -> None:
-        stripe, kind = self._plant.stripe, planned.kind
-        after = await self._observer.newest_attempt()
-        identifier = await stripe.inject(stripe_fault(kind, dice))
-        deadline = time.monotonic() + MET_WITHIN
-        seen = time.monotonic()
-        while True:
-            fault = (await stripe.faults())[identifier]
-            # From the last look at which it had not met all that it meets.
-            if fault["met"] == fault["fault"]["times"] or time.monotonic() > deadline:
-                break
-            seen = time.monotonic()
-            await asyncio.sleep(POLL)
-        await stripe.control("DELETE", f"/faults/{identifier}")
+        kind = planned.kind
+        async with self._unmet:
+            while await self._observer.line_stopped():
+                await asyncio.sleep(POLL)
+            after = await self._observer.newest_attempt()
+            seen, fault = await self._until_met(stripe_fault(kind, dice))
         if not fault["met"]:
             self.recoveries.skipped[kind] += 1
             return
@@ -101,6 +99,21 @@ class Injector:
             since=seen,
             what=f"settled {met['idempotency_key']}",
         )
+
+    async def _until_met(self, fault: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        """Inject it until it has met all that it meets: since when (monotonic), and the fault."""
+        stripe = self._plant.stripe
+        identifier = await stripe.inject(fault)
+        deadline = time.monotonic() + MET_WITHIN
+        seen = time.monotonic()
+        while True:
+            found = (await stripe.faults())[identifier]
+            if found["met"] == fault["times"] or time.monotonic() > deadline:
+                await stripe.control("DELETE", f"/faults/{identifier}")
+                return seen, found
+            # From the last look at which it had not met all.
+            seen = time.monotonic()
+            await asyncio.sleep(POLL)
 
     async def _stored(self, planned: Planned, dice: random.Random) -> None:
         async with self._periods:

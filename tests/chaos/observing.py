@@ -41,6 +41,11 @@ class Observer:
         )
         return not rows
 
+    async def line_stopped(self) -> bool:
+        """Whether nothing is sent but one call at a time, to see if Stripe is there again."""
+        rows = await self.database.rows("select stopped from stripe_line")
+        return bool(rows[0]["stopped"])
+
     async def newest_attempt(self) -> int:
         """The id of the newest attempt; 0 where there is none."""
         rows = await self.database.rows("select coalesce(max(id), 0) as id from attempts")
