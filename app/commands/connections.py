@@ -21,6 +21,7 @@ from fastapi import Response
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.commands.gathering import GatheringTransport
 from app.errors import Overloaded
 from app.observability.refusals import RefusalLog
 from app.routers.problems import refusal
@@ -69,7 +70,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or refuse it where there is no room."""
-        super().connection_made(transport)
+        super().connection_made(GatheringTransport(transport, self.loop, self._watch_reader))
         waiting = self._shared.without_request
         if len(self.connections) > self._limits.connections:
             if not waiting:
@@ -134,15 +135,8 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is written, as far as we are concerned."""
         super().on_response_complete()
-        if self.transport.get_write_buffer_size():
-            self._watch_reader()
         if self._idle and not self.transport.is_closing():
             self._shared.without_request[self] = None
-
-    def pause_writing(self) -> None:
-        """The client takes its answer more slowly than it is written."""
-        super().pause_writing()
-        self._watch_reader()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; uvicorn's own text says the same as ours."""
