@@ -104,13 +104,14 @@ WINDOW_COLUMNS = """
 
 _TO_BOOK: Final = f"state = 'pending' and (reason is null or reason not in {TO_BE_ASKED})"
 # Two walks along one index, each with an end of its own: a million windows that wait for later are
-# not looked at. With an `or` in their place the planner reads all of them. What is returned is
-# locked once more, so that it is what stands now.
+# not looked at. With an `or` in their place the planner reads all of them; ordered by the id alone
+# it walks the primary key, 2.4 s at a million. What is returned is locked once more, so that it is
+# what stands now.
 _CLAIM: Final = text(
     f"""
     with soon as (
         select id from usage_windows where {_TO_BOOK} and retry_at is null
-        order by id limit :limit for update skip locked),
+        order by retry_at, id limit :limit for update skip locked),
     later as (
         select id from usage_windows where {_TO_BOOK} and retry_at <= :now
         order by retry_at, id limit greatest(:limit - (select count(*) from soon), 0)

@@ -85,20 +85,23 @@ async def plans(url: URL, asked: list[Asked]) -> list[Plan]:
 
 async def _plan(connection: "asyncpg.Connection[Any]", asked: Asked) -> Plan:
     found = await connection.fetchval(f"explain (format json) {asked.sql}", *asked.arguments)
-    nodes = list(_nodes(json.loads(found)[0]["Plan"]))
+    steps = list(nodes(json.loads(found)))
     return Plan(
         asked,
         frozenset(
             node["Relation Name"]
-            for node in nodes
+            for node in steps
             if node["Node Type"] in ("Seq Scan", "Parallel Seq Scan")
         )
         & LARGE,
-        frozenset(node["Index Name"] for node in nodes if "Index Name" in node),
+        frozenset(node["Index Name"] for node in steps if "Index Name" in node),
     )
 
 
-def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for inner in node.get("Plans", ()):
-        yield from _nodes(inner)
+def nodes(explained: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """All steps of a plan, as `explain (format json)` tells it."""
+    waiting = [explained[0]["Plan"]]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += node.get("Plans", ())
