@@ -191,6 +191,10 @@ only after the period's end and Stripe's grace, and those that it learns of afte
 their window, and corrects after the period's end. (A flush asks for what no window has told yet; it
 does not ask again for what is told.) meterbridge carries both forward.
 
+Nor does a flush ask for a hole: it asks for what lies after the newest window that was told. An
+hour whose webhook comes hours late, and after its successor's, shortly before a period ends, is
+carried forward like other late usage. The worst figure of the hourly syncs is one such hour.
+
 ## Ends that nobody announces
 
 A threshold that is reached, a plan change that begins a new period, an old subscription canceled on
@@ -232,7 +236,7 @@ _ASSUMED = """
   called without HTTP. Deliveries that come hours away from the end of any period of their
   subscription are gathered for up to a day: nothing hangs on their minute. Customers are divided
   among processes, one for each processor, with a database each. `DISPATCH_LINGER` is 0,
-  and `SNAPSHOT_MAX_AGE` four days in place of one, so that what is changed in mid-period is noticed
+  and `SNAPSHOT_MAX_AGE` a week in place of a day, so that what is changed in mid-period is noticed
   later.
 - Stripe's grace is not published ("a few minutes", not to be relied on). It is assumed to be 300
   seconds; the worst case, none at all, is measured beside it.
