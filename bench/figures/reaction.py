@@ -7,6 +7,7 @@ from bench.account import one_each
 from bench.arithmetic import at_most, median, percentile, rounded, spread
 from bench.context import Bench
 from bench.load import Plan
+from bench.processes import cpu_seconds
 from bench.result import Line, Measured
 from bench.sending import loading
 from bench.stage import FigureFailed, Stage, open_stage
@@ -37,13 +38,15 @@ async def measure(bench: Bench) -> Measured:
     """Send one webhook every 20 ms, and look up when each became a call."""
     each = bench.size(4)
     messages = list(reports(subjects=SUBJECTS, each=each, since=began(), windows=1))
-    runs = []
+    runs, busy = [], []
     for number in range(bench.repeats):
         async with open_stage(bench, "reaction", one_each(SUBJECTS)) as stage:
-            runs.append(await _ways(stage, messages))
+            ways, cores = await _ways(stage, messages)
+        runs.append(ways)
+        busy.append(cores)
         bench.say(
             f"run {number + 1}: p50 {_ms(runs[-1], 0.50, _CALL):.1f} ms, "
-            f"p99 {_ms(runs[-1], 0.99, _CALL):.1f} ms"
+            f"p99 {_ms(runs[-1], 0.99, _CALL):.1f} ms, {busy[-1]:.2f} of a core"
         )
     middles, tails = ([_ms(ways, share, _CALL) for ways in runs] for share in (0.50, 0.99))
     line = Line(
@@ -57,7 +60,8 @@ async def measure(bench: Bench) -> Measured:
         {len(messages):,} webhooks of one window, one every {1000 / PER_SECOND:g} ms, to one
         `meterbridge serve` with `DISPATCH_LINGER=0`, of {SUBJECTS} subscriptions. From the moment
         at which the sender writes the first byte of a webhook to the moment at which the bridge
-        begins its call (`attempts.started_at`; both clocks are this machine's).
+        begins its call (`attempts.started_at`; both clocks are this machine's). The bridge uses
+        {median(busy):.2f} of a core.
     """
     return Measured((line,), how, (_table(runs),))
 
@@ -83,20 +87,24 @@ def _table(runs: Sequence[Sequence[_Way]]) -> str:
     return "\n".join(rows)
 
 
-async def _ways(stage: Stage, messages: list[Message]) -> list[_Way]:
+async def _ways(stage: Stage, messages: list[Message]) -> tuple[list[_Way], float]:
+    """The way of each webhook, and the cores that the bridge used."""
     service = stage.serve(with_worker=True, DISPATCH_LINGER="0")
     plan = Plan(
         service.url, stage.secret, "", count=len(messages), rate=PER_SECOND, tells_times=True
     )
     with loading(messages, plan, stage.folder) as load:
+        used = cpu_seconds([service.process.pid])
         result = load.run()
+        cores = (cpu_seconds([service.process.pid]) - used) / result.seconds
     await stage.until_done(service.process, seconds=60)
     stage.check(units(messages))
     async with stage.database.connect() as connection:
         rows = {row["svix_id"]: row for row in await connection.fetch(_CALLED)}
     if rows.keys() != result.sent.keys():
         raise FigureFailed("not every webhook became a call")
-    return [
+    ways = [
         _Way(*(rows[svix_id][step] - sent for step in ("received", "booked", "called")))
         for svix_id, sent in result.sent.items()
     ]
+    return ways, cores
