@@ -26,6 +26,8 @@ from app.errors import DatabaseUnavailable
 logger = logging.getLogger(__name__)
 
 LANES_PER_CLAIM = 128
+# A turn of a lane behind which no other waits: less is claimed and written down for each record.
+RECORDS_OF_A_LONE_LANE = 20
 DATABASE_PAUSE = 0.5
 
 
@@ -50,6 +52,7 @@ class Claims:
         self._leases = leases
         self._experience = experience
         self._worker = worker
+        self._others_wait = False  # so it was at the last claim
         self._urgent = 0.0  # what urgent lanes still have to get of their share
         self.more = False
         self.next_look: float | None = None
@@ -106,10 +109,11 @@ class Claims:
         self._urgent += limit * store.URGENT_SHARE
         urgent = int(self._urgent)
         self._urgent -= urgent
+        per_lane = RECORDS_PER_LANE if self._others_wait else RECORDS_OF_A_LONE_LANE
         lanes, leased = await self._lease(
-            connection, now, limit=limit, per_lane=RECORDS_PER_LANE, urgent=urgent
+            connection, now, limit=limit, per_lane=per_lane, urgent=urgent
         )
-        self.more = leased == limit
+        self.more = self._others_wait = leased == limit
         if not self.more:
             self.next_look = await store.seconds_to_next(connection, now)
         return lanes

@@ -57,18 +57,22 @@ class Leases:
         """
         while True:
             await asyncio.sleep(RENEW_EVERY)
-            if self._lanes or self.probing:
-                try:
-                    await asyncio.wait_for(self._renew(), LONGEST_RENEWAL)
-                except (DatabaseUnavailable, TimeoutError):
-                    logger.warning("leases could not be renewed")
+            try:
+                await asyncio.wait_for(self._renew(), LONGEST_RENEWAL)
+            except (DatabaseUnavailable, TimeoutError):
+                logger.warning("leases could not be renewed")
 
     async def _renew(self) -> None:
         asked_at = time.monotonic()
+        # Most are over before they would have to be renewed.
+        young = asked_at + store.LEASE - RENEW_EVERY / 2
+        held = {token: name for token, name in self._lanes.items() if self._until[token] < young}
+        if not held and not self.probing:
+            return
         async with transaction(self._engine) as connection:
             if self.probing:
                 await the_line.keep_probe(connection, now=self._clock.now())
-            renewal = await store.renew(connection, dict(self._lanes))
+            renewal = await store.renew(connection, held)
         for token in renewal.renewed & self._lanes.keys():
             self._until[token] = asked_at + store.LEASE
         for token in renewal.lost:

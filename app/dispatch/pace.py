@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 # Seconds of the pace that one lease takes at most: so replicas take turns, and a pause or a halving
 # is felt by all.
 LONGEST_LEASE = 0.2
-# Slots lie a hundredth wider apart than the rate allows: Stripe counts when calls arrive, and of
-# two that are a second apart the one may be quicker on its way by so much.
-MARGIN = 0.99
+# Slots lie a little wider apart than the rate allows: Stripe counts when calls arrive, and of two
+# that are a second apart the one may be quicker on its way, by 15 ms.
+MARGIN = 0.985
 LATE_ALLOWED = 1 - MARGIN
-# Of more than a hundred calls a second nobody counts so exactly. Slots may be used a little later
-# then, so that a pace that holds nobody back costs twenty leases a second and not a thousand.
-DENSE_RATE = 1 / LATE_ALLOWED
+# Of more calls a second nobody counts so exactly. Slots may be used a little later then, so that a
+# pace that holds nobody back costs twenty leases a second and not a thousand.
+DENSE_RATE = 100.0
 DENSE_LATE_ALLOWED = 0.05
-# Calls a second more for each success: from 10 to 20 a second in a minute.
-RAISED_BY_SUCCESS = 0.01
+# Calls a second more for each success: from 10 to 20 a second in half a minute.
+RAISED_BY_SUCCESS = 0.02
 LOWEST_RATE = 1.0
 # Lanes that wait for their turn at most, in seconds of the pace: more could not be sent sooner,
 # and a record that is booked now and must be first would have to wait for them.
@@ -52,6 +52,11 @@ class _Slots:
     number: int = 0
     next: int = 0
     used: int = 0
+
+    @property
+    def end(self) -> float:
+        """When the last one is over."""
+        return self.first + self.number * self.spacing
 
     def take(self, overdue: float) -> float | None:
         """The next slot that is not before `overdue`, if there is one."""
@@ -108,11 +113,16 @@ class Pace:
             pauses, slot = await self._take()
             while (wait := slot - self._monotonic()) > 0:
                 await self._sleep(wait)
-            if pauses == self._pauses:
-                if self._rate <= DENSE_RATE:
-                    # The call that leaves a second after it must not come too soon after it.
-                    self._late = max(self._late, -wait - LATE_ALLOWED)
+            if pauses == self._pauses and self._keeps(late=-wait):
                 return
+
+    def _keeps(self, *, late: float) -> bool:
+        """Whether a call may leave so many seconds after its slot: not in a bunch with the next."""
+        if self._rate > DENSE_RATE:
+            return True
+        # The call that leaves a second after it must not come too soon after it.
+        self._late = max(self._late, min(late, 1 / self._rate) - LATE_ALLOWED)
+        return late <= 1 / self._rate
 
     def succeeded(self) -> None:
         """Stripe took a call."""
@@ -156,7 +166,12 @@ class Pace:
             self._asking -= 1
 
     async def _refill(self) -> None:
-        """Lease slots for those that wait; and where they are dense, for those that will."""
+        """Lease slots for those that wait; and where they are dense, for those that will.
+
+        Not long ahead: what is leased cannot be paused by another replica.
+        """
+        if (ahead := self._slots.end - self._monotonic()) > LONGEST_LEASE:
+            await self._sleep(ahead - LONGEST_LEASE)
         wanted = self._asking
         if self._rate > DENSE_RATE:
             used_up = self._slots.used == self._slots.number

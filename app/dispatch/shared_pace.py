@@ -66,11 +66,8 @@ async def lease_slots(
                 with pace as (
                     select account, greatest(least(rate, :ceiling), :floor) as rate,
                            next_at > clock_timestamp() as busy,
-                           greatest(
-                               next_at + case when next_at > clock_timestamp()
-                                              then make_interval(secs => :late)
-                                              else interval '0' end,
-                               clock_timestamp()) as first
+                           greatest(next_at + make_interval(secs => :late), clock_timestamp())
+                               as first
                     from stripe_pace where account = :account for update),
                 -- What a crash of the server may undo is half a second of the pace, and no money.
                 quick as (select set_config('synchronous_commit', 'off', true))

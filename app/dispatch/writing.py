@@ -16,7 +16,7 @@ from app.dispatch.claiming import withdraw_claims
 from app.dispatch.lanes import Lane
 from app.dispatch.records import ClaimedRecord
 from app.dispatch.sending import Outcome
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, StatementTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +62,26 @@ class OutcomeWriter:
             batch = [await self._queue.get()]
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            while True:
-                try:
-                    await self._write(batch)
-                    break
-                except DatabaseUnavailable:
-                    logger.warning("the database is not available; answers wait to be written down")
-                    await asyncio.sleep(DATABASE_PAUSE)
+            await self._write_surely(batch)
             for finished in batch:
                 finished.written.set()
                 self._queue.task_done()
+
+    async def _write_surely(self, batch: Sequence[Finished]) -> None:
+        while True:
+            try:
+                return await self._write(batch)
+            except StatementTimeout:
+                logger.warning("the database is slow; answers are written down in smaller batches")
+                if len(batch) > 1:
+                    half = len(batch) // 2
+                    await self._write_surely(batch[:half])
+                    batch = batch[half:]
+                else:
+                    await asyncio.sleep(DATABASE_PAUSE)
+            except DatabaseUnavailable:
+                logger.warning("the database is not available; answers wait to be written down")
+                await asyncio.sleep(DATABASE_PAUSE)
 
     async def _write(self, batch: Sequence[Finished]) -> None:
         outcomes = [outcome for finished in batch for outcome in finished.outcomes]

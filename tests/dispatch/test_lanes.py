@@ -1,7 +1,7 @@
 """Leases and claims on the real database: one worker per lane, and the same POST after a crash."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,12 +15,17 @@ from tests.dispatch.ledger import AT, NOW, SeededLedger
 
 
 async def claim(
-    engine: AsyncEngine, *, worker: str = "w1", limit: int = 8, per_lane: int = 5
+    engine: AsyncEngine,
+    *,
+    worker: str = "w1",
+    limit: int = 8,
+    per_lane: int = 5,
+    now: datetime = NOW,
 ) -> list[Lane]:
     """Lease what is due, as a dispatcher does."""
     async with transaction(engine) as connection:
-        tokens = await lanes.claim_lanes(connection, now=NOW, worker=worker, limit=limit)
-        claimed = await claiming.claim_records(connection, tokens, now=NOW, per_lane=per_lane)
+        tokens = await lanes.claim_lanes(connection, now=now, worker=worker, limit=limit)
+        claimed = await claiming.claim_records(connection, tokens, now=now, per_lane=per_lane)
     return [
         Lane(name, token, tuple(r for r in claimed if r.subscription == name))
         for name, token in tokens.items()

@@ -1,6 +1,7 @@
 """Writing down: what each verdict leaves on the record, and what a late answer may not change."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from app.dispatch.reasons import HoldReason, StopReason
 from app.dispatch.records import ClaimedRecord, RecordUpdate, WrittenAttempt
 from app.dispatch.sending import Outcome, update_of
 from app.dispatch.writing import Finished, OutcomeWriter
+from app.errors import StatementTimeout
 from app.stripe_client.errors import StripeError
 from app.stripe_client.problems import ProblemKind
 from tests.dispatch import answers
@@ -57,7 +59,8 @@ async def write(engine: AsyncEngine, *finished: Finished) -> None:
 
 
 async def claimed(engine: AsyncEngine, worker: str = "w1") -> tuple[Lane, ClaimedRecord]:
-    [lane] = await claim(engine, worker=worker)
+    # Not before a turn that another answer ended a moment ago.
+    [lane] = await claim(engine, worker=worker, now=LATER)
     [record] = lane.records
     return lane, record
 
@@ -305,3 +308,40 @@ async def test_a_probe_that_sent_nothing_is_handed_back_beside_other_answers(
     )
     line = await ledger.line()
     assert (line["stopped"], line["probe_at"]) == (True, LATER)
+
+
+async def test_a_batch_that_takes_too_long_is_written_in_parts(
+    engine: AsyncEngine, ledger: SeededLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same statement again and again would never end, and all answers behind it wait."""
+    sizes = []
+    written = OutcomeWriter._write
+
+    async def slow(self: OutcomeWriter, batch: Sequence[Finished]) -> None:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise StatementTimeout
+        await written(self, batch)
+
+    monkeypatch.setattr(OutcomeWriter, "_write", slow)
+    for number in range(1, 5):
+        await ledger.want(number, 5)
+    lanes = await claim(engine)
+    await write(engine, *(Finished(lane, [succeeded(lane.records[0])]) for lane in lanes))
+    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+    assert await ledger.backlog() == 0
+
+
+async def test_a_lane_with_nothing_left_wakes_nobody(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await ledger.want(1, 5)
+    lane, record = await claimed(engine)
+    finished = Finished(lane, [succeeded(record)])
+    await write(engine, finished)
+    assert not finished.due_again
+    await ledger.want(1, 6)
+    lane, _ = await claimed(engine)
+    finished = Finished(lane, [], list(lane.records))
+    await write(engine, finished)
+    assert finished.due_again
