@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 POLL = 0.1
-PATIENCE = 150.0
+PATIENCE = 300.0
 
 
 @dataclass(slots=True)
