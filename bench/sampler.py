@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
+_ALL = ("app.cli:", "app.commands.starting:")  # on every stack
 EVERY = 0.003  # seconds of processor time
 
 
@@ -44,7 +45,9 @@ class Samples:
             "parts": self.parts.most_common(15),
             "own": self.own.most_common(15),
             "within": [
-                (name, count) for name, count in self.within.most_common(400) if name[:4] == "app."
+                (name, count)
+                for name, count in self.within.most_common(400)
+                if name.startswith("app.") and not name.startswith(_ALL)
             ][:15],
         }
         path.write_text(json.dumps(counts))
