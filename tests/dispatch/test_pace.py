@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import ManualClock
+from app.config import Settings
 from app.db import transaction
 from app.dispatch.pace import MARGIN, Pace, limits_of
 from app.dispatch.shared_pace import Lease, PaceLimits, begin_pace, lease_slots, slow_down
@@ -69,6 +71,23 @@ async def rate(ledger: SeededLedger) -> float:
 def test_limits(start: float, ceiling: float | None, limits: tuple[float, float, float]) -> None:
     found = limits_of("live acct_1", start=start, ceiling=ceiling)
     assert (found.start, found.ceiling, found.floor) == limits
+
+
+@pytest.mark.parametrize(
+    ("given", "highest", "side"),
+    [
+        ({}, 25.0, "test"),
+        ({"stripe_rate_limit": 5}, 5.0, "test"),  # somebody's limit is one
+        ({"stripe_rate_limit": 5, "stripe_rate_ceiling": 8}, 8.0, "test"),
+        ({"stripe_rate_ceiling": 100}, 100.0, "test"),
+        ({"stripe_rate_ceiling": ""}, 25.0, "test"),
+        ({"stripe_api_key": "rk_live_1"}, 25.0, "live"),
+        ({"stripe_api_key": "sk_test_1", "stripe_account": "acct_1"}, 25.0, "test acct_1"),
+    ],
+)
+def test_the_settings_of_an_account(given: dict[str, Any], highest: float, side: str) -> None:
+    settings = Settings(_env_file=None, **given)
+    assert (settings.highest_rate, settings.stripe_side) == (highest, side)
 
 
 async def test_no_instant_is_leased_twice(engine: AsyncEngine, ledger: SeededLedger) -> None:
