@@ -1,6 +1,6 @@
 """What was pruned is remembered, and indexes for the statements that run on large tables.
 
-Booking waits while the indexes of windows are built (a second for each million); deliveries are
+Booking waits while the indexes of windows are built (some seconds for each million); deliveries are
 received all the while. What the release before writes needs none of this, and it prunes nothing.
 
 Revision: 0009, after 0008

@@ -1,10 +1,10 @@
 """Step 2, book: deliveries -> usage windows -> the usage record each belongs to. One commit.
 
     claim received deliveries and pending windows          rows locked, nobody else has them
-    lock the windows' series, keep the windows (insert, revise) and their history
+    lock the windows' series, revise what is there, keep its history
     park what overlaps another window, and what takes away more than is let through unasked
     resolve them under the shared mapping lock             from what is known: no network here
-    write totals, records, lanes and what became of each window
+    write totals, records, lanes, new windows, and what became of each
 
 A window whose subscription was never read (or too long ago) stays pending; the snapshot is read
 after the commit and the window is booked in the next round. Nothing is ever between two stools: a
