@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.db import engine_arguments
+from app.database_address import engine_arguments
 from app.tables import metadata
 
 # One number for all replicas of this program; ten may start at once, and nine wait here.

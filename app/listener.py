@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import asyncpg
 from sqlalchemy.engine import URL
 
-from app.db import driver_arguments
+from app.database_address import driver_arguments
 
 logger = logging.getLogger(__name__)
 

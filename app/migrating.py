@@ -9,6 +9,7 @@ from alembic.util import CommandError
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.database_address import shares_sessions
 from app.db import (
     SchemaState,
     alembic_config,
@@ -16,7 +17,6 @@ from app.db import (
     is_unavailable,
     lock_not_had,
     require_head,
-    shares_sessions,
 )
 from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError
 

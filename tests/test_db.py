@@ -18,12 +18,11 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.database_address import database_url, driver_arguments
 from app.db import (
     among,
     create_engine,
     current_revision,
-    database_url,
-    driver_arguments,
     head_revision,
     is_unavailable,
     transaction,
