@@ -28,6 +28,7 @@ POLL = 0.1
 # Stripe forgets a key after a day: nobody may be kept waiting for an answer so long.
 MOST_UNANSWERED = 10 * 3_600
 SETTLED_WITHIN = 60.0
+AT_WORK_WITHIN = 3.0
 SKEW = (3.0, 15.0)
 STORED = ("stored_500", "stored_500_executed")
 
@@ -143,7 +144,7 @@ class Injector:
     async def _kill_worker(self, planned: Planned, dice: random.Random) -> None:
         replica = dice.choice(self._plant.booking)
         async with replica.busy:
-            tokens = await self._observer.leases(replica.identity)
+            tokens = await self._at_work(replica)
             since = time.monotonic()
             await replica.kill()
             await self._down(planned, dice)
@@ -171,7 +172,7 @@ class Injector:
     async def _pause_worker(self, planned: Planned, dice: random.Random) -> None:
         replica = dice.choice(self._plant.booking)
         async with replica.busy:
-            tokens = await self._observer.leases(replica.identity)
+            tokens = await self._at_work(replica)
             since = time.monotonic()
             await self._pause(replica, planned, dice)
             await self._taken_up(planned.kind, tokens, since)
@@ -282,6 +283,15 @@ class Injector:
     async def _down(self, planned: Planned, dice: random.Random) -> None:
         self._count(planned.kind)
         await asyncio.sleep(dice.uniform(0, self._lengths.down))
+
+    async def _at_work(self, replica: Replica) -> list[str]:
+        """The leases that a process holds, as soon as it holds any: then a kill is felt most."""
+        deadline = time.monotonic() + AT_WORK_WITHIN
+        while not (tokens := await self._observer.leases(replica.identity)):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(POLL / 5)
+        return tokens
 
     async def _taken_up(self, kind: str, tokens: list[str], since: float) -> None:
         """Whoever takes up what a process had in its hands."""
