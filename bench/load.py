@@ -285,7 +285,8 @@ async def _main(plan: Plan, bodies: list[bytes]) -> None:
     gc.freeze()
     gc.disable()  # what is kept is a number for each request
     _say({"ready": many})
-    await loop.run_in_executor(None, sys.stdin.readline)
+    if not await loop.run_in_executor(None, sys.stdin.readline):
+        return  # the bench has ended
     result = await run.carry_out(senders)
     _say(asdict(result))
     for sender in senders:

@@ -80,11 +80,7 @@ class Recipe:
     def _start(self) -> Process:
         node = shutil.which("node") or "node"
         command = [node, str(self._folder / "handler.mjs"), str(self._config)]
-        return self._stage.start(Process("recipe", command, folder=self._stage.folder))
+        return self._stage.start(Process("recipe", command, folder=self._stage.folder, talks=True))
 
     def _url(self) -> str:
-        def port() -> str | None:
-            said = self.process.said()
-            return said.removeprefix("listening on ").strip() if said.endswith("\n") else None
-
-        return f"http://127.0.0.1:{self.process.until(port, what='starting')}"
+        return f"http://127.0.0.1:{self.process.hear()['port']}"

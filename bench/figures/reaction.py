@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.account import one_each
-from bench.arithmetic import at_most, median, percentile, rounded, spread
+from bench.arithmetic import Verdict, at_most, median, percentile, rounded, spread
 from bench.context import Bench
 from bench.load import Plan
 from bench.processes import cpu_seconds
 from bench.result import Line, Measured
+from bench.sampler import table
 from bench.sending import loading
 from bench.stage import FigureFailed, Stage, open_stage
 from bench.traffic import Message, began, reports, units
@@ -66,7 +68,14 @@ async def measure(bench: Bench) -> Measured:
         begins its call (`attempts.started_at`; both clocks are this machine's). The bridge uses
         {median(busy):.2f} of a core.
     """
-    return Measured((line,), how, (_table(runs),))
+    profile = None
+    if bench.profile and line.verdict is Verdict.MISSED:
+        async with open_stage(bench, "reaction", one_each(SUBJECTS)) as stage:
+            path = stage.folder / "profile.json"
+            await _ways(stage, messages, profile=path)
+            stage.stack.close()  # the samples are written at the end
+            profile = table(path)
+    return Measured((line,), how, (_table(runs),), profile)
 
 
 _STEPS: Sequence[tuple[str, Callable[[_Way], float]]] = (
@@ -90,9 +99,11 @@ def _table(runs: Sequence[Sequence[_Way]]) -> str:
     return "\n".join(rows)
 
 
-async def _ways(stage: Stage, messages: list[Message]) -> tuple[list[_Way], float]:
+async def _ways(
+    stage: Stage, messages: list[Message], *, profile: Path | None = None
+) -> tuple[list[_Way], float]:
     """The way of each webhook, and the cores that the bridge used."""
-    service = stage.serve(with_worker=True, DISPATCH_LINGER="0")
+    service = stage.serve(with_worker=True, profile=profile, DISPATCH_LINGER="0")
     plan = Plan(
         service.url, stage.secret, "", count=len(messages), rate=PER_SECOND, tells_times=True
     )

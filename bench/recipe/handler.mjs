@@ -10,7 +10,7 @@
 // second before the window's end, so that a window that ends with the period is billed in it; a
 // fraction is rounded, since Stripe refuses it; an error is answered 500, so that Svix sends again.
 //
-//   node handler.mjs CONFIG     prints "listening on PORT"
+//   node handler.mjs CONFIG     says {"port": …}, and ends when its standard input does
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import Stripe from 'stripe';
@@ -69,4 +69,5 @@ const server = createServer(async (request, response) => {
   response.setHeader('Content-Type', 'application/json');
   response.end('{}');
 });
-server.listen(0, '127.0.0.1', () => console.log(`listening on ${server.address().port}`));
+server.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ port: server.address().port })));
+process.stdin.on('end', () => process.exit()).resume();
