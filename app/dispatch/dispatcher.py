@@ -19,6 +19,7 @@ from app.clock import Clock
 from app.db import transaction
 from app.dispatch import lanes as store
 from app.dispatch import line as the_line
+from app.dispatch.claiming import RECORDS_PER_LANE
 from app.dispatch.claims import LANES_PER_CLAIM, Claims
 from app.dispatch.decide import Decision, Verdict
 from app.dispatch.doubt import Settler
@@ -236,9 +237,11 @@ class Dispatcher:
             self._wake.set()
 
     async def _send(self, lane: Lane, finished: Finished) -> None:
-        for record in lane.records:
+        for number, record in enumerate(lane.records):
             if not self._may_send(lane):
                 return
+            if number >= RECORDS_PER_LANE and self._claims.more:
+                return  # others have come meanwhile
             await self._turn()
             if not self._may_send(lane):
                 return
