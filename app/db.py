@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakSet
 
 import asyncpg
+import sqlalchemy
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import ColumnElement, Text, any_, event, literal, text
+from sqlalchemy import ColumnElement, Text, TextClause, any_, event, literal
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -38,6 +40,16 @@ ANSWER_TIMEOUT = 12.0
 CONNECT_TIMEOUT = 5.0
 _SESSIONS = "meterbridge_sessions"
 POOL_TIMEOUT = 5.0
+
+
+@lru_cache(maxsize=1_000)
+def text(statement: str) -> TextClause:
+    """`sqlalchemy.text`, made once for each statement.
+
+    To look through a statement for its parameters, and to find it again among those compiled, took
+    a third of the time that it took to send it.
+    """
+    return sqlalchemy.text(statement)
 
 
 def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import ProgramSchema, SchemaState, current_revision, transaction
+from app.db import ProgramSchema, SchemaState, current_revision, text, transaction
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.dispatch.keys import idempotency_key
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord

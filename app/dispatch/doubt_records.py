@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.dispatch.comparing import OpenRecord
 from app.dispatch.reasons import HoldReason
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.dispatch.records import ClaimedRecord
 
 # A killed worker's lanes are free after this many seconds; a living one renews them every second.

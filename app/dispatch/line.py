@@ -8,9 +8,9 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.dispatch.reasons import STOP_ACTIONS, StopReason
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ passes unused.
 
 from dataclasses import dataclass
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import text
 
 
 @dataclass(frozen=True, slots=True)

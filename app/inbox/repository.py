@@ -4,10 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import end_sessions, transaction
+from app.db import end_sessions, text, transaction
 from app.inbox.delivery import Delivery, Receipt
 
 # Ordered by id, so that two replicas that store the same ids wait for each other in one order.

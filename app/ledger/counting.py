@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import text
 
 # Beyond this size (about 200,000 windows) rows of the usual state are not counted one by one, which
 # took longer than the statement timeout at ten million: their number is what the last vacuum or

@@ -11,10 +11,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from itertools import accumulate
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import transaction
+from app.db import text, transaction
 from app.ledger import explaining_rows as rows
 from app.ledger import explaining_sql as sql
 from app.ledger.explained import (

@@ -2,7 +2,9 @@
 
 from typing import Final
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import TextClause
+
+from app.db import text
 
 _HEAD: Final = """
     select p.id, p.subscription, p.subscription_item, p.period_start, p.period_end,

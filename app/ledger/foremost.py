@@ -6,9 +6,9 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.models import Combination
 
 

@@ -11,9 +11,9 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.resolution import WindowSource
 
 # What was queried before the window ended gives way to any delivery. No delivery takes the place

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger.history import Replayed, Revision, Verdict, replay, write_history
 from app.ledger.incoming import IncomingWindow, WindowKey
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series

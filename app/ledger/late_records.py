@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger import records as store
 from app.ledger.records import UsageRecord
 from app.mapping.models import Combination, LatePolicy, Rounding

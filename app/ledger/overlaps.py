@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger.series import SeriesKey, hold_free_series
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason

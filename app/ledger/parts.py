@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from fractions import Fraction
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger.approval import Part
 from app.ledger.windows import AWAITING_QUERY, PendingWindow, part_key
 from app.mapping.resolution import InParts

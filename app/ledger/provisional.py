@@ -12,9 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger.windows import (
     AWAITING_QUERY,
     WINDOW_COLUMNS,

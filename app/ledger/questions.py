@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger.windows import TO_BE_ASKED
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import KEY_ORDER

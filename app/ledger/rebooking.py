@@ -19,11 +19,10 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import partial
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
-from app.db import transaction
+from app.db import text, transaction
 from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger import windows as facts

@@ -10,8 +10,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import text
 
 # What one look takes into memory of an item period's records.
 RECORDS_AT_ONCE: Final = 1_000

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import text
 
 # Windows whose series has no row: those of rows that contradict their query and were vouched for,
 # and those that were kept before there were series. They are few, and share one lock.

@@ -6,10 +6,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import transaction
+from app.db import text, transaction
 from app.health import OLDEST_UNSENT
 from app.ledger.counting import counts
 from app.mapping import snapshots

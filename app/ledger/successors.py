@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import transaction
+from app.db import text, transaction
 from app.mapping.aggregation import combination_of
 from app.mapping.cached import CachedMappings
 from app.mapping.models import Combination, MeterMapping, SnapshotItem, SubscriptionSnapshot

@@ -10,9 +10,9 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Final, TypeVar
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger.history import Revision
 from app.ledger.incoming import IncomingWindow
 from app.ledger.windows import PendingWindow, SettledWindow

@@ -8,9 +8,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.reasons import ParkReason
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts, WindowSource

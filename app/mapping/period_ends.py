@@ -6,9 +6,9 @@ threshold or an upgrade moves the anchor. Whoever reads the subscription correct
 
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.models import SubscriptionSnapshot
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import EPOCH

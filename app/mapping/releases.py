@@ -8,9 +8,9 @@ booking waiting for the mapping lock meanwhile.
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.reasons import STRIPE_SIDE
 
 Kind = Literal["meter", "subject", "subscription", "reason"]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import transaction
+from app.db import text, transaction
 from app.errors import InvalidMapping
 from app.mapping.file import MAX_FAULTS, Mappings
 from app.mapping.fitting import MappingNote, Seen, fit

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.file import Mappings
 from app.mapping.fitting import Seen
 from app.mapping.models import SnapshotItem

@@ -9,12 +9,12 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, select, text
+from sqlalchemy import case, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
-from app.db import among, transaction
+from app.db import among, text, transaction
 from app.mapping.cache import Cache
 from app.mapping.models import SnapshotItem, SubscriptionSnapshot
 from app.mapping.period_ends import correct_ends

@@ -12,9 +12,10 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.models import SubjectMapping
 from app.mapping.moving import Obstacle, PlaceOfUsage, Span, StandingUsage
 from app.mapping.releases import KEY_ORDER

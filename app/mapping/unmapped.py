@@ -1,9 +1,8 @@
 """Subjects that have usage, but no mapping for it, as the database knows them."""
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import transaction
+from app.db import text, transaction
 from app.mapping.reasons import ParkReason
 
 

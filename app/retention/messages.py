@@ -7,9 +7,10 @@ at the first batch whose last row is too young, and needs no index of its own fo
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import Row, TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.retention.terms import Batch, Place, Swept
 
 _DELIVERIES: Final = text(

@@ -11,9 +11,9 @@ what is not.
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.mapping.repository import share_lock
 from app.mapping.resolution import EPOCH
 from app.retention.terms import Batch, Place, Swept

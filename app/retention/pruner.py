@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
-from app.db import transaction
+from app.db import text, transaction
 from app.errors import DatabaseUnavailable, StatementTimeout
 from app.retention.messages import empty_bodies, prune_attempts, prune_deliveries
 from app.retention.periods import mark_pruned

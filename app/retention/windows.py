@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import text
 from app.ledger.series import SeriesKey
 from app.ledger.windows import part_key
 from app.mapping.releases import KEY_ORDER
