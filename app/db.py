@@ -115,9 +115,9 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def lock_not_had(error: BaseException) -> bool:
-    """Whether a lock did not come within its timeout."""
+    """Whether a lock did not come within its timeout, or another one got it, in a deadlock."""
     original = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(original, "sqlstate", None) == "55P03"
+    return getattr(original, "sqlstate", None) in ("55P03", "40P01")
 
 
 def timed_out(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """What was pruned is remembered, and indexes for the statements that run on large tables.
 
-Booking waits while the indexes of windows are built (some seconds for each million); deliveries are
-received all the while. What the release before writes needs none of this, and it prunes nothing.
+Booking, and whoever looks at windows, waits while their indexes are built (some seconds for each
+million); deliveries are received all the while. What the release before writes needs none of this,
+and it prunes nothing.
 
 Revision: 0009, after 0008
 """
@@ -61,7 +62,16 @@ def _create(name: str, table: str, columns: tuple[str, ...], where: str | None) 
     )
 
 
+# All at once, and in the order in which booking takes them: one after the other, as each is needed,
+# would be a deadlock with a booking that has begun.
+_LOCK = """
+    lock table usage_series, usage_windows, item_periods, usage_records, window_revisions
+    in access exclusive mode
+"""
+
+
 def upgrade() -> None:
+    op.execute(_LOCK)
     op.add_column("item_periods", sa.Column("pruned_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("item_periods", sa.Column("pruned_reported", sa.Numeric(), nullable=True))
     op.add_column(
@@ -74,6 +84,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(_LOCK)
     for index in DROPPED:
         _create(*index)
     for name, table, *_ in reversed(ADDED):
