@@ -13,6 +13,7 @@ from app.dispatch.claiming import (
     what_leaves,
     withdraw_claims,
 )
+from app.dispatch.comparing import MOST_COMBINED
 from app.dispatch.keys import idempotency_key
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
@@ -113,6 +114,20 @@ async def test_a_claim_writes_down_the_difference(
     assert record.key == idempotency_key("msg_a", "si_1", AT, 1, 3, increment=True)
     written = await ledger.record(1)
     assert (written.sent_action, written.sent_quantity) == ("increment", 3)
+
+
+async def test_a_turn_has_no_more_increments_than_totals_tell_apart(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    """Each that is claimed is in doubt after a kill; of a `set` that is none."""
+    for second in range(20):
+        await ledger.want(1, 5, at=AT + second, increment=True)
+        await ledger.want(2, 5, at=AT + second)
+    added, put = sorted(await claim(engine, per_lane=20), key=lambda lane: lane.subscription)
+    assert len(put.records) == 20
+    assert 0 < len(added.records) <= MOST_COMBINED
+    left = await ledger.rows("select 1 from usage_records where increment and sent_key is null")
+    assert len(left) == 20 - len(added.records)
 
 
 async def test_an_increment_is_never_claimed_twice(
