@@ -7,44 +7,40 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from app.errors import BodyTooLarge
-from app.inbox.arriving import ArrivingBodies
+from app.errors import BodyTooLarge, Overloaded
+from app.inbox.arriving import ArrivingBodies, ArrivingBody
 
 
-async def read_body(
-    receive: Receive, declared: bytes, *, limit: int, seconds: float, room: ArrivingBodies
-) -> bytes:
+async def read_body(receive: Receive, *, limit: int, seconds: float, room: ArrivingBodies) -> bytes:
     """The raw body, at most `limit` bytes, whatever length was declared or not (chunked).
 
-    `declared` is the Content-Length header, or empty. Raises BodyTooLarge as soon as it is known,
-    Overloaded where too many large bodies arrive at once, HTTPException 408 when the body is not
-    there after `seconds` (a sender of one byte a second would hold the connection for days), and
-    Starlette's ClientDisconnect.
+    Raises BodyTooLarge as soon as it is known, Overloaded where it had to go for other large
+    bodies that arrive at once, HTTPException 408 when the body is not there after `seconds` (a
+    sender of one byte a second would hold the connection for days), and Starlette's
+    ClientDisconnect.
     """
-    with room.reserve(expected_size(declared, limit=limit)):
-        try:
-            async with asyncio.timeout(seconds):
-                return await _read(receive, limit)
-        except TimeoutError:
-            raise HTTPException(
-                HTTPStatus.REQUEST_TIMEOUT, headers={"Connection": "close"}
-            ) from None
+    deadline = asyncio.timeout(seconds)
+    body = ArrivingBody(deadline)
+    try:
+        async with deadline:
+            return await _read(receive, limit, body, room)
+    except TimeoutError:
+        if body.dropped:
+            raise Overloaded from None
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, headers={"Connection": "close"}) from None
+    finally:
+        room.end(body)
 
 
-def expected_size(declared: bytes, *, limit: int) -> int:
-    """The bytes that a body may come to: as declared, else up to `limit`. Raises BodyTooLarge."""
+def check_length(declared: bytes, *, limit: int) -> None:
+    """Raises BodyTooLarge where a Content-Length (empty: none) says more than `limit` bytes."""
     digits = declared.lstrip(b"0")
-    if declared and not digits:
-        return 0
-    if not digits.isdigit():
-        return limit
     # Compared by length first: int() of thousands of digits raises.
-    if len(digits) > len(str(limit)) or int(digits) > limit:
+    if digits.isdigit() and (len(digits) > len(str(limit)) or int(digits) > limit):
         raise BodyTooLarge
-    return int(digits)
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def _read(receive: Receive, limit: int, body: ArrivingBody, room: ArrivingBodies) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -59,3 +55,4 @@ async def _read(receive: Receive, limit: int) -> bytes:
             chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        room.grow(body, size)

@@ -38,7 +38,7 @@ from app.observability.refusals import RefusalLog
 from app.openmeter.message_time import message_time
 from app.openmeter.report import InvalidMessage, OtherMessage, UnknownType, parse_message
 from app.openmeter.signature import SignatureInvalid, SignedMessage, WebhookVerifier
-from app.routers.body import expected_size, read_body
+from app.routers.body import check_length, read_body
 from app.routers.problems import responses
 from app.routers.webhook_document import WEBHOOK_DOCUMENT
 
@@ -160,13 +160,11 @@ async def receive_message(
     # The signature is over the bytes as sent; and unpacking is how small bodies become large.
     if plain.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-    declared = plain.get(b"content-length", b"")
-    expected_size(declared, limit=MAX_BODY_BYTES)
+    check_length(plain.get(b"content-length", b""), limit=MAX_BODY_BYTES)
     try:
         claimed = services.verifier.examine(headers)
         body = await read_body(
             receive,
-            declared,
             limit=MAX_BODY_BYTES,
             seconds=MAX_BODY_SECONDS,
             room=services.arriving,

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from app.errors import BodyTooLarge, Overloaded
 from app.inbox.arriving import ArrivingBodies
-from app.routers.body import read_body
+from app.routers.body import check_length, read_body
 from app.routers.problems import install_problem_handlers
 
 Message = dict[str, Any]
@@ -34,8 +34,8 @@ class Sender:
         return self.left.pop(0)
 
 
-async def read(sender: Sender, declared: bytes = b"", *, seconds: float = 60) -> bytes:
-    return await read_body(sender, declared, limit=10, seconds=seconds, room=ArrivingBodies())
+async def read(sender: Sender, *, seconds: float = 60) -> bytes:
+    return await read_body(sender, limit=10, seconds=seconds, room=ArrivingBodies())
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,20 @@ async def test_within_the_limit(messages: list[Message], body: bytes) -> None:
 
 
 @pytest.mark.parametrize("declared", [b"11", b"00011", b"9" * 5000])
-async def test_a_length_over_the_limit_is_refused_before_reading(declared: bytes) -> None:
-    sender = Sender([chunk(b"0", more=False)])
+def test_a_length_over_the_limit_is_refused(declared: bytes) -> None:
     with pytest.raises(BodyTooLarge):
-        await read(sender, declared)
-    assert len(sender.left) == 1
+        check_length(declared, limit=10)
 
 
-@pytest.mark.parametrize("declared", [b"", b"1", b"10", b"-5", b"x", b"0010", b"\xb2"])
-async def test_a_length_that_says_less_is_not_believed(declared: bytes) -> None:
+@pytest.mark.parametrize("declared", [b"", b"0", b"1", b"10", b"-5", b"x", b"0010", b"\xb2"])
+def test_a_length_within_the_limit_or_none_is_left_to_the_reader(declared: bytes) -> None:
+    check_length(declared, limit=10)
+
+
+async def test_a_body_is_read_up_to_its_limit_whatever_it_announced() -> None:
     sender = Sender([chunk(b"01234"), chunk(b"567890"), chunk(b"never"), chunk(b"", more=False)])
     with pytest.raises(BodyTooLarge):
-        await read(sender, declared)
+        await read(sender)
     assert len(sender.left) == 2  # it stopped as soon as it knew
 
 
@@ -84,7 +86,7 @@ async def test_a_sender_that_goes_away_is_no_error_of_ours() -> None:
 
     @app.post("/")
     async def read_all(request: Request) -> Response:
-        body = await read_body(request.receive, b"", limit=10, seconds=60, room=ArrivingBodies())
+        body = await read_body(request.receive, limit=10, seconds=60, room=ArrivingBodies())
         return Response(body)
 
     sent: list[Message] = []
@@ -110,36 +112,51 @@ async def test_a_sender_that_goes_away_is_no_error_of_ours() -> None:
     assert logs == []
 
 
-MIB = 1024 * 1024
+KIB = 1024
 
 
-@pytest.mark.parametrize(
-    ("declared", "free"),
-    [
-        (b"0", True),
-        (b"000", True),
-        (b"65536", True),
-        (b"65537", False),
-        (b"", False),
-        (b"x", False),
-    ],
-)
-async def test_large_bodies_share_a_bounded_memory_and_small_ones_need_none(
-    declared: bytes, free: bool
-) -> None:
-    room = ArrivingBodies(limit=MIB)
-    whole = Sender([chunk(b"all", more=False)])
-    with room.reserve(MIB):
-        reading = read_body(whole, declared, limit=MIB, seconds=60, room=room)
-        if free:
-            assert await reading == b"all"
-        else:
-            with pytest.raises(Overloaded):
-                await reading
-    # What was refused, or has ended in whatever way, holds nothing.
+async def reading(room: ArrivingBodies, *messages: Message) -> asyncio.Task[bytes]:
+    """A reader that has read all of `messages`."""
+    sender = Sender(messages)
+    task = asyncio.create_task(read_body(sender, limit=1024 * KIB, seconds=60, room=room))
+    async with asyncio.timeout(30):
+        while sender.left and not task.done():
+            await asyncio.sleep(0)
+    return task
+
+
+async def test_for_lack_of_room_the_oldest_of_the_large_bodies_goes() -> None:
+    room = ArrivingBodies(limit=300 * KIB)
+    large = chunk(b"x" * 100 * KIB)
+    small = [await reading(room, chunk(b"x" * 64 * KIB)) for _ in range(10)]
+    slow = [await reading(room, large) for _ in range(3)]
+    gone = await reading(room, large, large, {"type": "http.disconnect"})
     with pytest.raises(ClientDisconnect):
-        await read_body(
-            Sender([{"type": "http.disconnect"}]), declared, limit=MIB, seconds=60, room=room
-        )
-    with room.reserve(MIB):
-        pass
+        await gone
+    for dropped in slow[:2]:
+        with pytest.raises(Overloaded):
+            await dropped
+    # What ended in whatever way holds nothing: there is room for two more beside the third.
+    assert len(await (await reading(room, large, large, chunk(b"", more=False)))) == 200 * KIB
+    await asyncio.sleep(0)
+    left = [*small, slow[2]]
+    assert not any(task.done() for task in left)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+async def test_what_is_announced_and_does_not_arrive_takes_no_room() -> None:
+    room = ArrivingBodies(limit=100 * KIB)
+    forged = [await reading(room, chunk(b"{")) for _ in range(32)]
+    large = chunk(b"x" * 100 * KIB)
+    assert len(await (await reading(room, large, chunk(b"y", more=False)))) == 100 * KIB + 1
+    assert not any(task.done() for task in forged)
+    for task in forged:
+        task.cancel()
+    await asyncio.gather(*forged, return_exceptions=True)
+
+
+async def test_a_body_larger_than_all_room_goes_itself() -> None:
+    with pytest.raises(Overloaded):
+        await (await reading(ArrivingBodies(limit=100 * KIB), chunk(b"x" * 101 * KIB)))
