@@ -7,8 +7,10 @@ any length, reads on when a body was refused, and answers what is no HTTP by pla
   taken;
 - a head has at most `head_bytes` (else 431), and a body that was answered before its end is read
   on for at most `ignored_bytes`, and `linger` seconds later cut;
-- there are at most `connections`: one more, and the one that has been without a request for the
-  longest time goes. Where all have one, the new one is refused (503).
+- there are at most `connections`: one more, and of those to which no answer is due the one goes
+  that has not moved on for the longest time. A request has no claim before it is there in whole:
+  forged heads would keep everybody out. Where all wait for answers, the new one is refused (503);
+- no answer that is due is replaced by such a refusal: it comes after them.
 """
 
 import asyncio
@@ -47,8 +49,8 @@ class Connections:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.refusals = RefusalLog()
-        self.without_request: dict[BoundedConnection, None] = {}
-        """Those that go first, the one that has been so for the longest time at the front."""
+        self.without_claim: dict[BoundedConnection, None] = {}
+        """Those that go first. To the end moves who has sent a head, or got an answer."""
 
     def protocol(self) -> type[asyncio.Protocol]:
         """What uvicorn takes for a protocol class."""
@@ -71,7 +73,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or refuse it where there is no room."""
         super().connection_made(GatheringTransport(transport, self.loop, self._watch_reader))
-        waiting = self._shared.without_request
+        waiting = self._shared.without_claim
         if len(self.connections) > self._limits.connections:
             if not waiting:
                 self._refuse(Overloaded(), "connection_refused", lingers=False)
@@ -85,7 +87,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        self._shared.without_request.pop(self, None)
+        self._shared.without_claim.pop(self, None)
         self._end_deadline()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -113,6 +115,20 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether every request has its answer, although some may not have come to their end."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def _due(self) -> bool:
+        """Whether an answer is under way, or due to a request that is there in whole."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return bool(self.pipeline) or not cycle.more_body or cycle.response_started
+
+    def _take_place(self) -> None:
+        waiting = self._shared.without_claim
+        waiting.pop(self, None)
+        if not self._due:
+            waiting[self] = None
+
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         self._in_head = True
@@ -122,21 +138,22 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """A head is there: from now on it is a request."""
+        """A head is there."""
         self._in_head = False
-        self._shared.without_request.pop(self, None)
         super().on_headers_complete()
+        self._take_place()
 
     def on_message_complete(self) -> None:
         """A request is there in whole."""
         self._end_deadline()
         super().on_message_complete()
+        self._take_place()
 
     def on_response_complete(self) -> None:
         """An answer is written, as far as we are concerned."""
         super().on_response_complete()
-        if self._idle and not self.transport.is_closing():
-            self._shared.without_request[self] = None
+        if not self.transport.is_closing():
+            self._take_place()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; uvicorn's own text says the same as ours."""
@@ -186,7 +203,7 @@ class BoundedConnection(HttpToolsProtocol):
     def _linger(self) -> None:
         """Read nothing more, and cut the connection later: at once, the answer would be lost."""
         self.flow.pause_reading()
-        self._shared.without_request[self] = None
+        self._shared.without_claim[self] = None
         self.loop.call_later(self._limits.linger, self.transport.abort)
 
 

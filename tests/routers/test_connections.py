@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from app.commands.connections import ConnectionLimits, Connections
 
+HELD = b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
 WHOLE = HEAD + b"\r\n0123456789"
 LARGE = 50_000_000
@@ -21,14 +22,20 @@ EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"
 
 
 class App:
-    """`/read` reads the body before it answers, `/early` does not, `/large` says a lot."""
+    """`/read` reads the body before it answers, `/early` does not, `/large` says a lot.
+
+    `/held` answers when it may `go`.
+    """
 
     def __init__(self) -> None:
         self.requests = 0
+        self.go = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.requests += 1
         body = b"x" * LARGE if scope["path"] == "/large" else b"ok"
+        if scope["path"] == "/held":
+            await self.go.wait()
         more = scope["path"] == "/read"
         while more:
             message = await receive()
@@ -127,6 +134,7 @@ async def serving(*, linger: float = 0.2, **limits: Any) -> AsyncIterator[Server
             await until(lambda: server.started)
             yield Server(app, server)
         finally:
+            app.go.set()
             server.should_exit = True
             await running
 
@@ -211,7 +219,7 @@ async def test_what_is_no_http_is_a_problem_like_any_other() -> None:
 async def test_one_too_many_takes_the_place_of_who_has_no_request() -> None:
     async with (
         serving(connections=2) as server,
-        server.client(HEAD + b"\r\n") as busy,
+        server.client(HELD) as busy,
         server.client() as idle,
     ):
         await until(lambda: server.app.requests == 1 and server.open == 2)
@@ -219,18 +227,35 @@ async def test_one_too_many_takes_the_place_of_who_has_no_request() -> None:
             async with server.client(WHOLE) as late:
                 assert await late.answer() == (200, b"ok")
                 assert await idle.closed() == b""
-                busy.writer.write(b"0123456789")
+                server.app.go.set()
                 assert await busy.answer() == (200, b"ok")
         assert [line["event"] for line in logs] == ["connection_closed_for_another"]
 
 
-async def test_one_too_many_is_refused_where_all_have_requests() -> None:
-    async with serving(connections=1) as server, server.client(HEAD + b"\r\n") as busy:
+async def test_bodies_that_do_not_arrive_keep_nobody_out() -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(connections=4))
+        forged: list[Client] = []
+        for _ in range(4):
+            forged.append(await stack.enter_async_context(server.client(HEAD + b"\r\n0")))
+            await until(lambda: server.app.requests == len(forged))
+        for first in forged[:2]:
+            honest = await stack.enter_async_context(server.client(WHOLE))
+            assert await honest.answer() == (200, b"ok")
+            assert await first.closed() == b""
+        forged[2].writer.write(b"123456789")
+        assert await forged[2].answer() == (200, b"ok")
+
+
+async def test_one_too_many_is_refused_where_all_wait_for_answers() -> None:
+    # The next request has begun already, and takes no claim away.
+    async with serving(connections=1) as server, server.client(HELD + HEAD + b"\r\n") as busy:
         await until(lambda: server.app.requests == 1)
         async with server.client() as late:
             assert await late.problem() == (503, "overloaded")
+        server.app.go.set()
         busy.writer.write(b"0123456789")
-        assert await busy.answer() == (200, b"ok")
+        assert [await busy.answer() for _ in range(2)] == [(200, b"ok")] * 2
         # An answer later it is the one that goes first.
         async with server.client(WHOLE) as late:
             assert await late.answer() == (200, b"ok")
