@@ -1,6 +1,6 @@
 """Whatever is delivered, changed, refused or killed: drained, Stripe holds what the model says.
 
-`MODEL_STEPS=20000` for so many steps (default: 1,500), `MODEL_SEED=random` for other ones than
+`MODEL_STEPS=20000` for so many steps (default: 450), `MODEL_SEED=random` for other ones than
 always, `MODEL_SEED=7` to repeat a run; with `MODEL_SHRINK=1` a failing example is made smaller,
 which takes minutes. `make model` is a long run with a random seed.
 """
@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 
 from tests.model.machine import Bench, MeterbridgeMachine
 
-STEPS = int(os.environ.get("MODEL_STEPS", "1500"))
+STEPS = int(os.environ.get("MODEL_STEPS", "450"))
 STEPS_OF_AN_EXAMPLE = 30
 # Shrinking takes minutes, and is worth them only where somebody waits for it.
 SHRINK = "MODEL_SHRINK" in os.environ
