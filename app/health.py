@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import ProgramSchema, SchemaState, current_revision, text, transaction
 
@@ -42,60 +42,48 @@ class Health:
         self._replica = replica
         self._program = program
 
-    async def check(self, now: datetime) -> tuple[list[Check], datetime | None]:
+    async def check(
+        self, now: datetime, *, receiving_only: bool = False
+    ) -> tuple[list[Check], datetime | None]:
         """All checks of the database, and since when the oldest record is unsent.
 
-        Raises DatabaseUnavailable.
+        With `receiving_only` those that receiving stands on, and nothing is read for the others: a
+        migration may lock the ledger for minutes, and webhooks are taken all the while. Raises
+        DatabaseUnavailable.
         """
         try:
-            return await self._check(now)
+            return await self._check(now, receiving_only=receiving_only)
         except SQLAlchemyError:
             logger.exception("the database refused what every replica must be able to do")
             return [Check("database", ok=False, detail="refuses to be written; see the log")], None
 
-    async def _check(self, now: datetime) -> tuple[list[Check], datetime | None]:
+    async def _check(
+        self, now: datetime, *, receiving_only: bool
+    ) -> tuple[list[Check], datetime | None]:
         async with transaction(self._engine) as connection:
             schema = self._schema(await current_revision(connection))
             if not schema.ok:
                 return [Check("database", ok=True, detail="answers"), schema], None
-            written = await connection.scalar(
-                text(
-                    """
-                    insert into replicas (name, seen_at) values (:name, :now)
-                    on conflict (name) do update set seen_at = excluded.seen_at
-                    returning name
-                    """
-                ),
-                {"name": self._replica, "now": now},
-            )
-            await connection.execute(
-                text("delete from replicas where seen_at < :old"), {"old": now - REPLICA_FORGOTTEN}
-            )
-            line = (
-                await connection.execute(
-                    text("select stopped, reason, since from stripe_line where id = 1")
-                )
-            ).one()
-            oldest: datetime | None = await connection.scalar(text(f"select {OLDEST_UNSENT}"))
-            # The first by id: the index on what is received gives it without looking at the rest.
-            unbooked: datetime | None = await connection.scalar(
-                text(
-                    "select received_at from deliveries where state = 'received' "
-                    "order by id limit 1"
-                )
-            )
-        return [
-            Check("database", ok=written == self._replica, detail="written and read"),
-            schema,
-            Check(
-                "line",
-                ok=not line.stopped,
-                detail=f"stopped: {line.reason}" if line.stopped else "open",
-                receiving=False,
+            # Before writing: whoever waits here for a locked table must not hold a row that
+            # readiness to receive has to write.
+            others, oldest = ([], None) if receiving_only else await _work(connection, now)
+            return [await self._written(connection, now), schema, *others], oldest
+
+    async def _written(self, connection: AsyncConnection, now: datetime) -> Check:
+        written = await connection.scalar(
+            text(
+                """
+                insert into replicas (name, seen_at) values (:name, :now)
+                on conflict (name) do update set seen_at = excluded.seen_at
+                returning name
+                """
             ),
-            _age("oldest_unbooked", unbooked, now, UNBOOKED_TOO_LONG, none="nothing is unbooked"),
-            _age("oldest_unsent", oldest, now, UNSENT_TOO_LONG, none="nothing is unsent"),
-        ], oldest
+            {"name": self._replica, "now": now},
+        )
+        await connection.execute(
+            text("delete from replicas where seen_at < :old"), {"old": now - REPLICA_FORGOTTEN}
+        )
+        return Check("database", ok=written == self._replica, detail="written and read")
 
     def _schema(self, revision: str | None) -> Check:
         state = self._program.state_of(revision)
@@ -109,6 +97,30 @@ class Health:
             ok=state is not SchemaState.BEHIND,
             detail=f"at {revision or 'nothing'}{says[state]}",
         )
+
+
+async def _work(connection: AsyncConnection, now: datetime) -> tuple[list[Check], datetime | None]:
+    """Whether it goes on behind what is received, and since when the oldest record is unsent."""
+    line = (
+        await connection.execute(
+            text("select stopped, reason, since from stripe_line where id = 1")
+        )
+    ).one()
+    oldest: datetime | None = await connection.scalar(text(f"select {OLDEST_UNSENT}"))
+    # The first by id: the index on what is received gives it without looking at the rest.
+    unbooked: datetime | None = await connection.scalar(
+        text("select received_at from deliveries where state = 'received' order by id limit 1")
+    )
+    return [
+        Check(
+            "line",
+            ok=not line.stopped,
+            detail=f"stopped: {line.reason}" if line.stopped else "open",
+            receiving=False,
+        ),
+        _age("oldest_unbooked", unbooked, now, UNBOOKED_TOO_LONG, none="nothing is unbooked"),
+        _age("oldest_unsent", oldest, now, UNSENT_TOO_LONG, none="nothing is unsent"),
+    ], oldest
 
 
 def _age(name: str, since: datetime | None, now: datetime, limit: timedelta, *, none: str) -> Check:

@@ -38,7 +38,8 @@ class Readiness(BaseModel):
     failing: list[str]
     checks: list[CheckResult]
     oldest_unsent: datetime | None = Field(
-        description="Since when the oldest record waits to be sent; null if none does."
+        description="Since when the oldest record waits to be sent; null if none does, and always "
+        "null where only receiving is looked at."
     )
     oldest_unsent_seconds: int | None = Field(description="The same as an age.")
 
@@ -86,7 +87,7 @@ async def _answer(built: Built, response: Response, *, receiving_only: bool) -> 
     now = built.clock.now()
     try:
         async with asyncio.timeout(CHECK_TIMEOUT):
-            checks, oldest = await health.check(now)
+            checks, oldest = await health.check(now, receiving_only=receiving_only)
     except (DatabaseUnavailable, TimeoutError):
         checks, oldest = [Check("database", ok=False, detail="does not answer")], None
     secret = built.verifier is not None

@@ -1,5 +1,7 @@
 """Health by doing: what each check says when what it looks at is broken."""
 
+import asyncio
+import base64
 from dataclasses import replace
 
 import httpx
@@ -9,10 +11,18 @@ from sqlalchemy import text
 
 from app.bootstrap import Services
 from app.db import ProgramSchema, create_engine, transaction
+from tests.api.conftest import SECRET
+from tests.routers.webhook_sender import PATH, encoded, report, signed
 
 UNBOOKED = """
     insert into deliveries (svix_id, body, body_sha256, message_at, received_at, state)
     values ('{state}', '', '', now(), now() - interval '{minutes} minutes', '{state}')
+"""
+
+WAITING = """
+    select exists (
+        select 1 from pg_locks l join pg_database d on d.oid = l.database
+        where d.datname = current_database() and not l.granted)
 """
 
 
@@ -56,6 +66,32 @@ async def test_a_failing_check_is_named(
     assert (answer.status_code, answer.json()["failing"]) == (503, [check])
     assert (await anonymous.get("/readyz/receive")).status_code == receiving
     assert (await anonymous.get("/healthz")).status_code == 200
+
+
+async def test_webhooks_are_received_while_a_migration_locks_the_ledger(
+    anonymous: httpx.AsyncClient, built: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.routers.health.CHECK_TIMEOUT", 60)  # the server's bound comes first
+    body = encoded(report())
+    key = base64.b64decode(SECRET.removeprefix("whsec_"))
+    migrating = create_engine(built.engine.url, pool_size=1)
+    async with transaction(migrating) as migration:
+        await migration.execute(
+            text(
+                "lock table usage_series, usage_windows, item_periods, usage_records, "
+                "window_revisions, subscription_lanes, stripe_line in access exclusive mode"
+            )
+        )
+        whole = asyncio.create_task(anonymous.get("/readyz"))
+        while not await migration.scalar(text(WAITING)):
+            assert not whole.done()
+        answer = await anonymous.get("/readyz/receive")
+        assert (answer.status_code, answer.json()["failing"]) == (200, [])
+        accepted = await anonymous.post(PATH, content=body, headers=signed(body, key=key))
+        assert accepted.status_code == 202
+        assert not whole.done()
+    await whole
+    await migrating.dispose()
 
 
 async def test_a_newer_schema_is_in_order(anonymous: httpx.AsyncClient, built: Services) -> None:
