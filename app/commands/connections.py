@@ -19,7 +19,6 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
-from fastapi import Response
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -27,6 +26,8 @@ from app.commands.gathering import GatheringTransport
 from app.errors import Overloaded
 from app.observability.refusals import RefusalLog
 from app.routers.problems import refusal
+
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._ignored_bytes = 0
+        self._ends_in_read = False
+        """Whether a request came to its end in what is being read now."""
+        self._body_bytes_in_read = 0
+        self._refused: Exception | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or refuse it where there is no room."""
@@ -76,7 +81,9 @@ class BoundedConnection(HttpToolsProtocol):
         waiting = self._shared.without_claim
         if len(self.connections) > self._limits.connections:
             if not waiting:
-                self._refuse(Overloaded(), "connection_refused", lingers=False)
+                self._shared.refusals.note("connection_refused")
+                self.transport.write(_raw(Overloaded()))
+                self.transport.close()
                 return
             self._shared.refusals.note("connection_closed_for_another")
             first = next(iter(waiting))
@@ -94,11 +101,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, of several, or of none."""
+        if self._refused is not None:  # read on for what is being answered
+            self.flow.pause_reading()
+            return
+        self._ends_in_read = False
+        self._body_bytes_in_read = 0
         super().data_received(data)
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refused is not None:
             return
         if self._in_head:
-            self._head_bytes += len(data)
+            self._head_bytes += len(data) - self._bytes_before_head(data)
             if self._head_bytes > self._limits.head_bytes:
                 self._refuse(
                     HTTPException(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE), "head_too_large"
@@ -109,6 +121,16 @@ class BoundedConnection(HttpToolsProtocol):
                 self._linger()
         elif self._idle and self.timeout_keep_alive_task is None:
             self._wait_for_request()  # it was an empty line, which is no request
+
+    def _bytes_before_head(self, data: bytes) -> int:
+        """At most those of `data` that belong to the requests before the head that is arriving.
+
+        The parser does not tell where a request begins: after all bodies, and after what looks
+        like the end of a head.
+        """
+        if not self._ends_in_read:
+            return 0
+        return max(self._body_bytes_in_read, data.rfind(_END_OF_HEAD) + len(_END_OF_HEAD))
 
     @property
     def _idle(self) -> bool:
@@ -143,8 +165,14 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_headers_complete()
         self._take_place()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._body_bytes_in_read += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """A request is there in whole."""
+        self._ends_in_read = True
         self._end_deadline()
         super().on_message_complete()
         self._take_place()
@@ -152,8 +180,11 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is written, as far as we are concerned."""
         super().on_response_complete()
-        if not self.transport.is_closing():
-            self._take_place()
+        if self.transport.is_closing():
+            return
+        self._take_place()
+        if self._refused is not None and not self._due:
+            self._write_refusal(self._refused)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; uvicorn's own text says the same as ours."""
@@ -172,10 +203,10 @@ class BoundedConnection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.flow.read_paused:  # by us: it cannot send
             self._deadline = self.loop.call_later(self._limits.seconds, self._too_slow)
-        elif self._idle if self._in_head else not (self.cycle.response_started or self.pipeline):
+        elif self._in_head or not self.cycle.response_started:
             self._refuse(HTTPException(HTTPStatus.REQUEST_TIMEOUT), "request_too_slow")
         else:
-            self.transport.abort()  # an answer is under way, into which another must not be written
+            self.transport.abort()  # it has its answer already
 
     def _watch_reader(self) -> None:
         self.loop.call_later(self._limits.seconds, self._drop_slow_reader)
@@ -184,21 +215,26 @@ class BoundedConnection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
-    def _refuse(self, error: Exception, event: str, *, lingers: bool = True) -> None:
-        """The last answer of the connection, without a request to be answered."""
+    def _refuse(self, error: Exception, event: str) -> None:
+        """Answer once more, without a request to be answered, after all that is due; then no more.
+
+        Whatever is sent from now on is not looked at.
+        """
         self._shared.refusals.note(event)
         self._end_deadline()
+        self._refused = error
+        if self._due:
+            self.flow.pause_reading()
+        else:
+            self._write_refusal(error)
+
+    def _write_refusal(self, error: Exception) -> None:
         if self.cycle is not None:  # nothing of what is being made goes after it
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        answer = refusal(error)
-        assert answer is not None  # noqa: S101 - of the kinds that it knows
-        self.transport.write(_raw(answer))
-        if lingers:
-            self.transport.write_eof()
-            self._linger()
-        else:
-            self.transport.close()
+        self.transport.write(_raw(error))
+        self.transport.write_eof()
+        self._linger()
 
     def _linger(self) -> None:
         """Read nothing more, and cut the connection later: at once, the answer would be lost."""
@@ -207,7 +243,9 @@ class BoundedConnection(HttpToolsProtocol):
         self.loop.call_later(self._limits.linger, self.transport.abort)
 
 
-def _raw(answer: Response) -> bytes:
+def _raw(error: Exception) -> bytes:
+    answer = refusal(error)
+    assert answer is not None  # noqa: S101 - of the kinds that it knows
     headers = b"".join(b"%s: %s\r\n" % line for line in answer.raw_headers)
     return b"%s%sconnection: close\r\n\r\n%s" % (
         STATUS_LINE[answer.status_code],

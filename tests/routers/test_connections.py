@@ -211,6 +211,60 @@ async def test_a_head_has_a_bound() -> None:
         assert await client.problem() == (431, "request-header-fields-too-large")
 
 
+def posted(body: bytes) -> bytes:
+    return b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+LONG = b"POST /read HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 500
+BEFORE = {
+    "a body": posted(b"x" * 5_000),
+    "a body like a head": posted(b"x" * 3_000 + b"\r\n\r\n" + b"x" * 900),
+    "a body in pieces": b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"1\r\nx\r\n" * 500
+    + b"0\r\n\r\n",
+    "heads": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 700 + b"\r\n\r\n") * 3,
+}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+async def test_what_came_before_a_head_is_no_part_of_it(before: bytes) -> None:
+    async with serving(head_bytes=1_000) as server, server.client(before + LONG) as client:
+        for _ in range(3 if before is BEFORE["heads"] else 1):
+            assert await client.answer() == (200, b"ok")
+        client.writer.write(b"\r\nContent-Length: 2\r\n\r\nok" + before + LONG)
+        for _ in range(4 if before is BEFORE["heads"] else 2):
+            assert await client.answer() == (200, b"ok")
+        # And it has its bound all the same, wherever in a read it begins.
+        client.writer.write(b"x" * 600)
+        assert await client.problem() == (431, "request-header-fields-too-large")
+
+
+@pytest.mark.parametrize(
+    ("held", "second", "status"),
+    [
+        (2, b"no http at all\r\n\r\n", 400),
+        (2, HEAD + b"X-Long: " + b"x" * 2_000, 431),
+        (1, HEAD + b"X-Slow: ", 408),
+        (2, b"POST /read HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n", 400),
+    ],
+    ids=["no http", "too large", "too slow", "broken body"],
+)
+async def test_a_refusal_comes_after_the_answers_that_are_due(
+    held: int, second: bytes, status: int
+) -> None:
+    with capture_logs() as logs:
+        async with (
+            serving(head_bytes=1_000, seconds=0.3) as server,
+            server.client(HELD * held + second) as client,
+        ):
+            await until(lambda: len(logs) == 1)
+            client.writer.write(WHOLE)  # not looked at
+            server.app.go.set()
+            assert [await client.answer() for _ in range(held)] == [(200, b"ok")] * held
+            assert (await client.problem())[0] == status
+    assert len(logs) == 1
+
+
 async def test_what_is_no_http_is_a_problem_like_any_other() -> None:
     async with serving() as server, server.client(b"\x16\x03\x01 hello\r\n\r\n") as client:
         assert await client.problem() == (400, "bad-request")
