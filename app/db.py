@@ -52,6 +52,17 @@ def text(statement: str) -> TextClause:
     return sqlalchemy.text(statement)
 
 
+class LoginTimeout(ConnectionError):
+    """No new session was had in time. This says nothing about those that stand."""
+
+
+async def _log_in(**given: Any) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(**given)
+    except TimeoutError as error:
+        raise LoginTimeout("no session within the time for it") from error
+
+
 def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
     """An engine whose connections are checked before use and never wait without a bound."""
     sessions: WeakSet[asyncpg.Connection] = WeakSet()
@@ -65,6 +76,7 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         pool_pre_ping=True,  # after a restart of the database the first query would fail
         connect_args={
             **engine_arguments(url),
+            "async_creator_fn": _log_in,
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": ANSWER_TIMEOUT,
             "server_settings": {
@@ -132,10 +144,12 @@ def among(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bo
 
 
 def end_sessions(engine: AsyncEngine) -> None:
-    """End all sessions of an engine at once, where one has found that nobody answers.
+    """End all sessions of an engine at once, where one that stood got no answer any more.
 
     The others' server is the same one, and each would have to find out by itself, one timeout after
-    the other. The pool opens new ones; what was under way is a DatabaseUnavailable.
+    the other. The pool opens new ones; what was under way is a DatabaseUnavailable. A login that is
+    slow (a full pooler, TLS, names) is no such finding: sessions that work would have to go through
+    it, too.
     """
     sessions: Iterable[asyncpg.Connection] = engine.sync_engine.get_execution_options().get(
         _SESSIONS, ()

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database_address import database_url, driver_arguments
 from app.db import (
+    LoginTimeout,
     among,
     create_engine,
     current_revision,
@@ -272,6 +273,7 @@ class Failover:
     def __init__(self, url: URL) -> None:
         self._url = url
         self._generation = 0
+        self._takes_logins = True
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -292,7 +294,14 @@ class Failover:
         """The old host vanishes, and the address leads to the new one."""
         self._generation += 1
 
+    def takes_no_logins(self) -> None:
+        """New connections are taken, and what they say is not; those that stand go on."""
+        self._takes_logins = False
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._takes_logins:
+            self._tasks.add(asyncio.create_task(self._pump(reader, writer, -1)))
+            return
         folder, port = self._url.query.get("host"), self._url.port or 5432
         there = (
             asyncio.open_unix_connection(f"{folder}/.s.PGSQL.{port}")
@@ -335,5 +344,22 @@ async def test_one_connection_that_hangs_is_enough_to_know_of_a_failover(
 
         with pytest.raises(DatabaseUnavailable):
             await in_the_middle()
+        await _run(engine, "select 1")
+        await engine.dispose()
+
+
+async def test_a_login_that_is_slow_costs_no_session_that_works(
+    fresh_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.CONNECT_TIMEOUT", 2.0)  # the first login has to get through
+    failover = Failover(fresh_url)
+    async with failover.way() as url:
+        engine = create_engine(url, pool_size=2)
+        async with transaction(engine) as connection:
+            failover.takes_no_logins()
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await _run(engine, "select 1")
+            assert isinstance(caught.value.__cause__, LoginTimeout)
+            assert await connection.scalar(text("select 1")) == 1
         await _run(engine, "select 1")
         await engine.dispose()

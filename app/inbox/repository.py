@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import end_sessions, text, transaction
+from app.db import text, transaction
 from app.inbox.delivery import Delivery, Receipt
 
 # Ordered by id, so that two replicas that store the same ids wait for each other in one order.
@@ -85,10 +85,6 @@ class DeliveryRepository:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-
-    def gave_up(self) -> None:
-        """A call was cancelled because no answer came: meet no other session like that."""
-        end_sessions(self._engine)
 
     async def store(self, deliveries: Sequence[Delivery]) -> Receipts:
         """Insert what is new; say of the rest what stands there."""

@@ -16,7 +16,6 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import ANSWER_TIMEOUT
 from app.errors import DatabaseUnavailable, Overloaded
 from app.inbox.delivery import Delivery, Receipt
 from app.inbox.repository import DeliveryRepository, Receipts
@@ -37,9 +36,6 @@ class InboxLimits:
     batch_bytes: int = 8 * 1024 * 1024
     # The sender gives up after 15 s; an answer before that is worth more than one after.
     wait: float = 10
-    # For a database that has stopped answering without closing the connection: longer than any
-    # statement takes by the server's own bounds, as all sessions of the process end with it.
-    commit: float = ANSWER_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,11 +177,9 @@ class Inbox:
     async def _guarded(self, store: _Store, deliveries: Sequence[Delivery]) -> dict[str, _Outcome]:
         """The outcome of each delivery; one that cannot be stored does not fail its neighbours."""
         try:
-            async with asyncio.timeout(self._limits.commit):
-                return dict(await store(deliveries))
-        except (DatabaseUnavailable, TimeoutError) as error:
-            if isinstance(error, TimeoutError):
-                self._repository.gave_up()
+            # Bounded by the session: each of its statements has an answer in time, or it ends.
+            return dict(await store(deliveries))
+        except DatabaseUnavailable as error:
             log.warning(
                 "inbox_database_unavailable", deliveries=len(deliveries), error=_name(error)
             )

@@ -303,10 +303,13 @@ async def test_nobody_waits_longer_than_the_bound(engine: AsyncEngine) -> None:
         assert await inbox.accept(delivery("msg_0", b"x" * 100)) is Receipt.DUPLICATE
 
 
-async def test_a_commit_that_never_ends_is_given_up(engine: AsyncEngine, fresh_url: URL) -> None:
+async def test_a_commit_that_never_ends_is_given_up(
+    engine: AsyncEngine, fresh_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And with it all sessions of the process, but not somebody else's, who holds the lock."""
+    monkeypatch.setattr("app.db.ANSWER_TIMEOUT", 1.0)
     own = create_engine(fresh_url, pool_size=3)
-    async with running(own, limits=InboxLimits(commit=0.1)) as inbox:
+    async with running(own) as inbox:
         async with _locked(engine):
             with pytest.raises(DatabaseUnavailable):
                 await inbox.accept(delivery())
