@@ -10,7 +10,7 @@ from app.ledger.status import StatusRepository
 from app.retention.terms import Terms
 from tests.ledger.months import APRIL, JUNE, MARCH, MAY, Line, Months, used
 from tests.mapping.stripe_side import NOW
-from tests.retention.pruned import KEPT, counts, prune, windows_of
+from tests.retention.pruned import KEPT, counts, prune, pruner, windows_of
 
 RAW = Terms(None, KEPT)
 
@@ -59,6 +59,24 @@ async def test_what_was_rejected_goes_as_a_whole_and_may_come_again(months: Mont
     assert dict(await prune(months, RAW)) == {"deliveries": 1}
     good = Delivery.of("msg_1", b"{}", message_at=NOW, received_at=JUNE)
     assert await inbox.store([good]) == {"msg_1": Receipt.ACCEPTED}
+
+
+async def test_an_hourly_sweep_goes_on_where_it_was_and_begins_anew_once_a_day(
+    months: Months,
+) -> None:
+    for n in range(5):
+        await months.world.deliver(used(MARCH, n, 1), svix_id=f"msg_{n}")
+    await months.replica.book()
+    await months.world.run("update deliveries set state = 'failed' where svix_id = 'msg_1'")
+    months.world.clock.set(JUNE)
+    one = pruner(months, RAW, rows_at_once=2)
+    assert dict(await one.sweep()) == {"bodies": 4}
+    await months.world.run("update deliveries set state = 'booked', body = 'x'")
+    months.world.clock.advance(timedelta(hours=1))
+    assert dict(await one.sweep()) == {"bodies": 1}
+    assert [name for name, kept in (await bodies(months)).items() if not kept] == ["msg_4"]
+    months.world.clock.advance(timedelta(hours=23))
+    assert dict(await one.sweep()) == {"bodies": 4}
 
 
 async def test_a_delivery_stays_as_long_as_anything_that_it_told(months: Months) -> None:
