@@ -36,6 +36,8 @@ DENSE_LATE_ALLOWED = 0.05
 # Calls a second more for each success: from 10 to 20 a second in half a minute.
 RAISED_BY_SUCCESS = 0.02
 LOWEST_RATE = 1.0
+# Seconds more than usual that an answer is expected to take at most: all replicas wait so long.
+MOST_LEAD = 1.0
 # Lanes that wait for their turn at most, in seconds of the pace: more could not be sent sooner,
 # and a record that is booked now and must be first would have to wait for them.
 MOST_AHEAD = 0.5
@@ -97,6 +99,8 @@ class Pace:
         self._asking = 0
         self._successes = 0
         self._late = 0.0
+        self._offset = math.inf  # from the database's clock to `monotonic`
+        self._lead = 0.0
         self._resume_at = 0.0
         self._begun = False
         # asyncio.Lock wakes its waiters first come, first served; only its holder leases.
@@ -178,20 +182,35 @@ class Pace:
             wanted = max(wanted, self._slots.used * 2 if used_up else self._slots.used)
         number = min(wanted, max(int(self._rate * LONGEST_LEASE), 1))
         pauses, successes, late = self._pauses, self._successes, self._late
+        asked_at = self._monotonic()
         try:
             lease = await self._lease(number, late, successes * RAISED_BY_SUCCESS)
         except DatabaseUnavailable:
             logger.warning("the database is not available; nothing is sent")
             await self._sleep(DATABASE_PAUSE)
             return
+        leased_at = self._on_this_clock(lease, asked_at, self._monotonic())
         self._rate = lease.rate
         if pauses != self._pauses:
             return
         self._successes -= successes
         self._late = max(self._late - late, 0.0)
-        # Counted from the answer: its way back makes all slots later, and none earlier.
-        first = max(self._monotonic() + lease.wait, self._resume_at)
+        first = max(leased_at + lease.wait, self._slots.end, self._resume_at)
         self._slots = _Slots(first, 1 / (lease.rate * MARGIN), number)
+
+    def _on_this_clock(self, lease: Lease, asked_at: float, answered_at: float) -> float:
+        """When it was leased, by `monotonic`."""
+        # Slots counted from a late answer would fall on those of other replicas, whose slots are
+        # leased and cannot be put off: so a slot stays at its instant of the database's clock, and
+        # passes unused if the answer comes after it. An answer tells that this clock is no earlier
+        # than asking and no later than it; the quickest one tells best, and is kept as far as later
+        # ones allow (either clock may drift or be set). What is left is the same for every lease.
+        latest = answered_at - lease.at
+        self._offset = max(min(self._offset, latest), asked_at - lease.at, latest - MOST_LEAD)
+        leased_at = self._offset + lease.at
+        # Where answers stay slow, the next slots begin after theirs: or all would pass.
+        self._lead = answered_at - leased_at
+        return leased_at
 
     async def _lease(self, slots: int, late: float, raised: float) -> Lease:
         async with transaction(self._engine) as connection:
@@ -199,7 +218,13 @@ class Pace:
                 await store.begin_pace(connection, self._limits)
             while True:
                 lease = await store.lease_slots(
-                    connection, self._limits, slots=slots, margin=MARGIN, late=late, raised=raised
+                    connection,
+                    self._limits,
+                    slots=slots,
+                    margin=MARGIN,
+                    late=late,
+                    raised=raised,
+                    lead=self._lead,
                 )
                 if lease is not None:
                     break

@@ -24,10 +24,17 @@ class PaceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Slots of a rate (calls a second); the first is `wait` seconds from the answer."""
+    """Slots of a rate (calls a second). `first`: when the first is, and `at`: when they were
+    leased, both in seconds of the database's clock."""
 
     rate: float
-    wait: float
+    first: float
+    at: float
+
+    @property
+    def wait(self) -> float:
+        """Seconds from leasing to the first slot."""
+        return self.first - self.at
 
 
 async def begin_pace(connection: AsyncConnection, limits: PaceLimits) -> None:
@@ -54,11 +61,13 @@ async def lease_slots(
     margin: float,
     late: float,
     raised: float,
+    lead: float,
 ) -> Lease | None:
     """Lease the next slots; None where there is no row.
 
-    They lie `1 / (rate * margin)` seconds apart, and `late` seconds after those before them. While
-    all that was leased is used the rate rises by `raised`.
+    They lie `1 / (rate * margin)` seconds apart, `late` seconds after those before them, and not
+    within `lead` seconds from now: so long the answer takes. While all that was leased is used the
+    rate rises by `raised`.
     """
     row = (
         await connection.execute(
@@ -67,8 +76,8 @@ async def lease_slots(
                 with pace as (
                     select account, greatest(least(rate, :ceiling), :floor) as rate,
                            next_at > clock_timestamp() as busy,
-                           greatest(next_at + make_interval(secs => :late), clock_timestamp())
-                               as first
+                           greatest(next_at + make_interval(secs => :late),
+                                    clock_timestamp() + make_interval(secs => :lead)) as first
                     from stripe_pace where account = :account for update),
                 -- What a crash of the server may undo is half a second of the pace, and no money.
                 quick as (select set_config('synchronous_commit', 'off', true))
@@ -77,8 +86,8 @@ async def lease_slots(
                                 else pace.rate end,
                     next_at = first + make_interval(secs => :slots / (pace.rate * :margin))
                 from pace, quick where p.account = pace.account
-                returning pace.rate,
-                          extract(epoch from first - clock_timestamp())::float8 as wait
+                returning pace.rate, extract(epoch from first)::float8 as first,
+                          extract(epoch from clock_timestamp())::float8 as at
                 """
             ),
             {
@@ -89,10 +98,11 @@ async def lease_slots(
                 "margin": margin,
                 "late": late,
                 "raised": raised,
+                "lead": lead,
             },
         )
     ).one_or_none()
-    return None if row is None else Lease(row.rate, row.wait)
+    return None if row is None else Lease(row.rate, row.first, row.at)
 
 
 async def slow_down(

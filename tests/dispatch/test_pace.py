@@ -3,10 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.clock import ManualClock
 from app.config import Settings
@@ -28,11 +31,12 @@ async def lease(
     slots: int = 1,
     late: float = 0.0,
     raised: float = 0.0,
+    lead: float = 0.0,
     limits: PaceLimits = LIMITS,
 ) -> Lease:
     async with transaction(engine) as connection:
         found = await lease_slots(
-            connection, limits, slots=slots, margin=1.0, late=late, raised=raised
+            connection, limits, slots=slots, margin=1.0, late=late, raised=raised, lead=lead
         )
     assert found is not None
     return found
@@ -159,6 +163,16 @@ async def test_a_call_that_left_late_puts_off_those_behind_it(
     assert (await lease(engine, late=30.0)).wait <= 0  # nobody is right behind it
 
 
+async def test_the_first_slot_leaves_the_answer_time_to_come(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    await begin(engine)
+    await ahead(ledger, by="-1 hour")
+    assert (await lease(engine, lead=60.0)).wait == pytest.approx(60, abs=20)
+    await ahead(ledger)
+    assert (await lease(engine, lead=60.0)).wait == pytest.approx(3600, abs=20)
+
+
 async def test_what_stripe_taught_stays_until_the_setting_changes(
     engine: AsyncEngine, ledger: SeededLedger
 ) -> None:
@@ -232,6 +246,123 @@ async def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.01)
+
+
+class SlowWays(Pace):
+    """A replica whose database is `Ways`."""
+
+    def __init__(self, ways: "Ways", rate: float) -> None:
+        super().__init__(
+            create_async_engine("postgresql+asyncpg://"),  # never connected
+            limits_of("test", start=rate, ceiling=rate),
+            monotonic=lambda: ways.now,
+            sleep=ways.sleep,
+        )
+        self.ways = ways
+
+    async def _lease(self, slots: int, late: float, raised: float) -> Lease:
+        return self.ways.lease(slots, late, self._lead, self._limits.start)
+
+    async def slots(self, number: int) -> list[float]:
+        return [slot for _, slot in await asyncio.gather(*(self._take() for _ in range(number)))]
+
+
+class Ways:
+    """A time that passes only on the ways to a database and back, and in sleeps; what `lease_slots`
+    does there, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.ahead = 5_000.0
+        self.next_at = 0.0
+        self.out = self.back = 0.001
+        self.leases = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def lease(self, slots: int, late: float, lead: float, rate: float) -> Lease:
+        self.leases += 1
+        self.now += self.out
+        at = self.now + self.ahead
+        first = max(self.next_at + late, at + lead)
+        self.next_at = first + slots / (rate * MARGIN)
+        self.now += self.back
+        return Lease(rate, first, at)
+
+
+WAYS = st.sampled_from([0.001, 0.004, 0.02, 0.2, 0.9])
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 6), WAYS, WAYS), min_size=1, max_size=30
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_slow_answers_bring_no_two_calls_together(
+    steps: list[tuple[int, int, float, float]],
+) -> None:
+    """However slow the ways: of one replica, or of several. (replica, calls, way there, back)"""
+
+    async def run() -> list[float]:
+        ways = Ways()
+        replicas = [SlowWays(ways, 25.0) for _ in range(3)]
+        found = [slot for replica in replicas for slot in await replica.slots(1)]
+        for replica, calls, ways.out, ways.back in steps:
+            found += await replicas[replica].slots(calls)
+        return sorted(found)
+
+    found = asyncio.run(run())
+    # A replica knows the database's clock as well as by the quickest way: a millisecond.
+    assert all(b - a > 1 / 25 - 0.002 for a, b in pairwise(found))
+
+
+async def test_a_lease_never_begins_before_the_one_before_it_is_over() -> None:
+    """The first answer is a slow one, and nothing tells yet that it is."""
+    ways = Ways()
+    pace = SlowWays(ways, 25.0)
+    ways.back = 0.2
+    found = await pace.slots(5)
+    ways.back = 0.001
+    found += await pace.slots(5)
+    assert all(b - a > 1 / 25 for a, b in pairwise(found))
+
+
+@pytest.mark.parametrize("way", [0.02, 0.3, 0.9, 30.0])
+async def test_where_answers_stay_slow_calls_leave_all_the_same(way: float) -> None:
+    ways = Ways()
+    pace = SlowWays(ways, 25.0)
+    await pace.slots(1)
+    ways.back, ways.leases = way, 0
+    for _ in range(20):
+        await pace.slots(1)
+        ways.now += 5
+    assert ways.leases <= 21
+
+
+async def test_an_hour_long_answer_does_not_hold_up_the_others() -> None:
+    ways = Ways()
+    slow, other = SlowWays(ways, 25.0), SlowWays(ways, 25.0)
+    await slow.slots(1)
+    await other.slots(1)
+    ways.back = 3_600.0
+    await slow._refill()
+    ways.back = 0.001
+    await slow.slots(1)
+    assert await other.slots(1) < [ways.now + 2]
+
+
+@pytest.mark.parametrize("seconds", [-100.0, -0.5, 0.5, 100.0])
+async def test_a_clock_that_is_set_is_followed_at_once(seconds: float) -> None:
+    ways = Ways()
+    pace = SlowWays(ways, 25.0)
+    await pace.slots(1)
+    ways.ahead += seconds
+    ways.next_at = 0.0
+    [slot] = await pace.slots(1)
+    assert ways.leases == 2
+    assert slot == pytest.approx(ways.now, abs=0.1)
 
 
 async def test_a_row_that_is_gone_is_made_again(engine: AsyncEngine, ledger: SeededLedger) -> None:
