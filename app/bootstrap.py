@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from secrets import token_hex
 
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -96,7 +97,7 @@ async def services(
             stack.push_async_callback(client.aclose)
         schema = ProgramSchema.of_program()
         await require_head(engine, schema)
-        replica = f"{socket.gethostname()}:{os.getpid()}"
+        replica = _own_name()
         repository = MappingRepository(engine)
         cached = CachedMappings(
             MappingRepository(lookups),
@@ -127,6 +128,15 @@ async def services(
             listener=_listener(url, cached, workshop),
             counters=Counter(),
         )
+
+
+def _own_name() -> str:
+    """What this process is called in the database; no other one is, nor was.
+
+    Host and process tell people where. The containers of one pod share a host's name, and in each
+    the program is process 1: one that stops would end the leases of the other.
+    """
+    return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
 
 def _nothing() -> None:

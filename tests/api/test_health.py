@@ -8,8 +8,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 
-from app.bootstrap import Services
+from app.bootstrap import Services, services
+from app.config import Settings
 from app.db import ProgramSchema, create_engine, transaction
 from tests.api.conftest import SECRET
 from tests.routers.webhook_sender import PATH, encoded, report, signed
@@ -37,6 +39,15 @@ async def test_readiness_has_written(anonymous: httpx.AsyncClient, built: Servic
     async with transaction(built.engine) as connection:
         names = (await connection.execute(text("select name from replicas"))).scalars().all()
     assert list(names) == [built.replica]
+
+
+async def test_two_processes_of_one_host_and_number_are_two(
+    built: Services, settings: Settings, fresh_url: URL
+) -> None:
+    """As the containers of one pod are: one that stops ends the leases of its own name."""
+    async with services(settings, fresh_url) as other:
+        assert other.replica != built.replica
+        assert other.replica.rpartition(":")[0] == built.replica.rpartition(":")[0]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ class Observer:
     async def leases(self, replica: str) -> list[str]:
         """The tokens of the leases that a process holds."""
         rows = await self.database.rows(
-            "select lease_token::text from subscription_lanes where leased_by = $1", replica
+            "select lease_token::text from subscription_lanes where starts_with(leased_by, $1)",
+            replica,
         )
         return [row["lease_token"] for row in rows]
 
@@ -75,7 +76,7 @@ class Observer:
         """Whether a process reported a record, by an attempt after that one."""
         rows = await self.database.rows(
             "select 1 from attempts "
-            "where id > $1 and worker = $2 and outcome = 'succeeded' limit 1",
+            "where id > $1 and starts_with(worker, $2) and outcome = 'succeeded' limit 1",
             after,
             replica,
         )

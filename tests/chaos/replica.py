@@ -60,8 +60,8 @@ class Replica:
 
     @property
     def identity(self) -> str:
-        """What the program calls this process in its database."""
-        return f"{socket.gethostname()}:{self.process.pid}"
+        """How the name begins that the program gives this process in its database."""
+        return f"{socket.gethostname()}:{self.process.pid}:"
 
     def start(self) -> None:
         """Start it; it is not ready yet. To be called from the main thread: it dies with it."""
