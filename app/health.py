@@ -73,8 +73,9 @@ class Health:
         written = await connection.scalar(
             text(
                 """
-                insert into replicas (name, seen_at) values (:name, :now)
-                on conflict (name) do update set seen_at = excluded.seen_at
+                insert into replicas (name, seen_at, heeds_pruning_at) values (:name, :now, :now)
+                on conflict (name) do update set
+                    seen_at = excluded.seen_at, heeds_pruning_at = excluded.heeds_pruning_at
                 returning name
                 """
             ),

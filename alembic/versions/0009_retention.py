@@ -26,7 +26,21 @@ def upgrade() -> None:
     op.add_column("item_periods", sa.Column("pruned_reported", sa.Numeric(), nullable=True))
 
 
+_MARKED = """
+    select exists (select 1 from usage_series where pruned_until is not null)
+        or exists (select 1 from item_periods where pruned_at is not null)
+"""
+
+
 def downgrade() -> None:
+    # Nothing may be marked between the look and the end of the columns.
+    op.execute("lock table usage_series, item_periods in access exclusive mode")
+    if op.get_bind().scalar(sa.text(_MARKED)):
+        raise RuntimeError(
+            "windows were pruned: without the marks of that (usage_series.pruned_until, "
+            "item_periods.pruned_at) they would be billed again when they are told again. "
+            "Stay at this schema"
+        )
     op.drop_column("usage_series", "pruned_until")
     op.drop_column("item_periods", "pruned_reported")
     op.drop_column("item_periods", "pruned_at")

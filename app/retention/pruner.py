@@ -18,6 +18,7 @@ from app.clock import Clock
 from app.db import text, transaction
 from app.errors import DatabaseUnavailable, StatementTimeout
 from app.retention.messages import empty_bodies, prune_attempts, prune_deliveries
+from app.retention.older import older_replica
 from app.retention.periods import mark_pruned
 from app.retention.terms import Batch, Place, Swept, Terms
 from app.retention.windows import prune_covered, prune_periods
@@ -78,12 +79,14 @@ class Pruner:
         self._pause = pause
         self._dry_run = dry_run
         self._reached: dict[_Step, _Reached] = {}
+        self._older: str | None = None
 
     async def sweep(self) -> Counter[str]:
         """Delete everything that is old enough; rows by table (`bodies`: emptied ones).
 
-        Ends early where another replica is at it. Raises DatabaseUnavailable; what was deleted by
-        then is committed.
+        Ends early where another replica is at it, or one of an older program was seen within a
+        day: that would bill anew what is told again. Raises DatabaseUnavailable; what was deleted
+        by then is committed.
         """
         pruned: Counter[str] = Counter()
         for sweep in self._sweeps():
@@ -139,18 +142,32 @@ class Pruner:
         return reached.place, reached.since
 
     async def _batch(self, sweep: _Sweep, place: Place, limit: int) -> Swept | None:
-        """One batch in its own transaction; None where another replica prunes."""
+        """One batch in its own transaction; None where nothing may be pruned (any more)."""
         async with transaction(self._engine) as connection:
             mine = await connection.scalar(
                 text("select pg_try_advisory_xact_lock(:key)"), {"key": PRUNING_LOCK}
             )
-            if not mine:
+            if not mine or await self._older_works(connection):
                 return None
             batch = Batch(self._clock.now(), sweep.before, place, limit)
             swept = await sweep.step(connection, batch)
             if self._dry_run:
                 await connection.rollback()
             return swept
+
+    async def _older_works(self, connection: AsyncConnection) -> bool:
+        """Whether an older program works on this database; said once for each that is found."""
+        if self._dry_run:
+            return False
+        older = await older_replica(connection, now=self._clock.now())
+        if older is not None and older != self._older:
+            logger.warning(
+                "nothing is pruned: replica %s is of an older program, which would bill again what "
+                "was pruned; pruning begins a day after the last one was seen",
+                older,
+            )
+        self._older = older
+        return older is not None
 
 
 class PruningLoop:

@@ -71,4 +71,6 @@ replicas = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("seen_at", TIMESTAMPTZ, nullable=False),
+    # The same instant, by a program that heeds what was pruned: an older one leaves it as it was.
+    Column("heeds_pruning_at", TIMESTAMPTZ),
 )

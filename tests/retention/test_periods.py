@@ -4,11 +4,13 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from alembic import command as command_of_alembic
 from sqlalchemy import text
 
 from app.commands import pruning as command
 from app.config import Settings
-from app.db import transaction
+from app.db import ProgramSchema, alembic_config, transaction
+from app.health import Health
 from app.ledger.explaining import ExplainingRepository
 from app.mapping.file import from_yaml, to_mappings
 from app.retention.pruner import PRUNING_LOCK, PruningLoop
@@ -269,6 +271,59 @@ async def test_while_another_replica_prunes_nothing_is_done(months: Months) -> N
         await other.execute(text("select pg_advisory_xact_lock(:key)"), {"key": PRUNING_LOCK})
         assert not await prune(months)
     assert await prune(months)
+
+
+HEEDED = "insert into replicas (name, seen_at, heeds_pruning_at) values (:name, :now, :now)"
+OLDER = (
+    "insert into replicas (name, seen_at) values (:name, :now) "
+    "on conflict (name) do update set seen_at = excluded.seen_at"
+)
+
+
+async def test_while_an_older_program_works_here_nothing_is_pruned(
+    months: Months, caplog: pytest.LogCaptureFixture
+) -> None:
+    await three_months(months)
+    before = await counts(months)
+    clock = months.world.clock
+    await months.world.run(HEEDED, name="pod-0:1", now=clock.now())
+    clock.advance(timedelta(minutes=1))
+    await months.world.run(HEEDED, name="pod-1:1", now=clock.now())
+    # After a rollback the older program has the name, and the row, of the newer one.
+    await months.world.run(OLDER, name="pod-0:1", now=clock.now())
+    one = pruner(months, Terms(KEPT, KEPT))
+    for _ in range(2):
+        assert not await one.sweep()
+    assert caplog.text.count("nothing is pruned: replica pod-0:1 is of an older program") == 1
+    assert await counts(months) == before
+    clock.advance(timedelta(days=1, seconds=1))
+    assert (await one.sweep())["usage_windows"] == 2
+
+
+async def test_an_older_program_that_comes_back_stops_the_pruning_it_meets(
+    months: Months,
+) -> None:
+    await three_months(months)
+    assert (await pruner(months).sweep())["item_periods"] == 1
+    await months.world.run(OLDER, name="pod-0:1", now=months.world.clock.now())
+    months.world.clock.advance(timedelta(hours=23))
+    assert not await prune(months, Terms(timedelta(days=1), timedelta(days=1)))
+
+
+async def test_readiness_says_that_what_was_pruned_is_heeded(months: Months) -> None:
+    await three_months(months)
+    health = Health(months.world.engine, "pod-0:1", ProgramSchema.of_program())
+    await health.check(months.world.clock.now())
+    assert await prune(months)
+
+
+async def test_the_marks_of_what_was_pruned_are_not_dropped(months: Months) -> None:
+    await three_months(months)
+    await prune(months)
+    config = alembic_config(months.world.engine.url)
+    with pytest.raises(RuntimeError, match=r"windows were pruned: .* billed again"):
+        await asyncio.to_thread(command_of_alembic.downgrade, config, "0008")
+    assert await months.world.rows("select 1 from usage_series where pruned_until is not null")
 
 
 async def test_an_explanation_says_that_it_is_all_that_is_left(months: Months) -> None:
