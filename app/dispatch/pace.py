@@ -35,6 +35,9 @@ DENSE_RATE = 100.0
 DENSE_LATE_ALLOWED = 0.05
 # Calls a second more for each success: from 10 to 20 a second in half a minute.
 RAISED_BY_SUCCESS = 0.02
+# And up to nine tenths of the pace at which Stripe complained: back in 11 seconds, not 35.
+RETURNED_BY_SUCCESS = 0.1
+KNOWN_GOOD = 0.9
 LOWEST_RATE = 1.0
 # Seconds more than usual that an answer is expected to take at most: all replicas wait so long.
 MOST_LEAD = 1.0
@@ -98,6 +101,7 @@ class Pace:
         self._pauses = 0  # so that a slot from before a pause is not used after it
         self._asking = 0
         self._successes = 0
+        self._refused_at = 0.0  # the rate at which Stripe complained, if this replica was told
         self._late = 0.0
         self._offset = math.inf  # from the database's clock to `monotonic`
         self._lead = 0.0
@@ -148,6 +152,7 @@ class Pace:
         self._forget()  # what was leased meanwhile lies before the pause
         if halved is not None:
             self._rate = halved
+            self._refused_at = halved * 2
             logger.warning("Stripe says that calls come too fast: now %.2f a second", halved)
 
     def _forget(self) -> None:
@@ -182,9 +187,11 @@ class Pace:
             wanted = max(wanted, self._slots.used * 2 if used_up else self._slots.used)
         number = min(wanted, max(int(self._rate * LONGEST_LEASE), 1))
         pauses, successes, late = self._pauses, self._successes, self._late
+        returning = self._rate < self._refused_at * KNOWN_GOOD
+        raised = successes * (RETURNED_BY_SUCCESS if returning else RAISED_BY_SUCCESS)
         asked_at = self._monotonic()
         try:
-            lease = await self._lease(number, late, successes * RAISED_BY_SUCCESS)
+            lease = await self._lease(number, late, raised)
         except DatabaseUnavailable:
             logger.warning("the database is not available; nothing is sent")
             await self._sleep(DATABASE_PAUSE)

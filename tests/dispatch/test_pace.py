@@ -153,6 +153,25 @@ async def test_it_rises_while_it_is_what_holds_back_and_up_to_the_ceiling(
         assert await rate(ledger) == expected
 
 
+@pytest.mark.parametrize(("now", "raised"), [(10.0, 1.0), (17.9, 1.0), (18.1, 0.2), (30.0, 0.2)])
+async def test_after_a_halving_it_comes_back_quickly_to_just_below_what_was_refused(
+    engine: AsyncEngine, ledger: SeededLedger, now: float, raised: float
+) -> None:
+    async def sleep(_: float) -> None:
+        return None
+
+    pace = Pace(engine, limits_of("test", start=20.0, ceiling=40.0), sleep=sleep)
+    await pace.turn()
+    await pace.slow_down(0, halve=True, age=0)
+    await ledger.run("update stripe_pace set rate = :now", now=now)
+    await pace._refill()
+    await ahead(ledger)
+    for _ in range(10):
+        pace.succeeded()
+    await pace._refill()
+    assert await rate(ledger) == pytest.approx(now + raised)
+
+
 async def test_a_call_that_left_late_puts_off_those_behind_it(
     engine: AsyncEngine, ledger: SeededLedger
 ) -> None:
