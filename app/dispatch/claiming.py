@@ -144,7 +144,8 @@ async def claim_records(
                 where subscription = lane.subscription and state = 'due' and due_at <= :now
                 order by due_at, id limit :per_lane
             ) as r
-            order by r.subscription, r.due_at, r.id
+            -- Of a turn, first what may have left already: no index has it in front of the backlog.
+            order by r.subscription, r.sent_key is null, r.due_at, r.id
             """
         ),
         {"subscriptions": list(subscriptions), "now": now, "per_lane": per_lane},

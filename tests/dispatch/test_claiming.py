@@ -1,6 +1,7 @@
 """Which POST leaves for a due record, and what must not leave: a table, then on the database."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -128,6 +129,21 @@ async def test_a_turn_has_no_more_increments_than_totals_tell_apart(
     assert 0 < len(added.records) <= MOST_COMBINED
     left = await ledger.rows("select 1 from usage_records where increment and sent_key is null")
     assert len(left) == 20 - len(added.records)
+
+
+async def test_of_a_turn_what_may_have_left_already_goes_first(
+    engine: AsyncEngine, ledger: SeededLedger
+) -> None:
+    """It was tried again later than what came meanwhile became due."""
+    for second in range(4):
+        await ledger.want(1, 5, at=AT + second, now=NOW - timedelta(minutes=4 - second))
+    await ledger.run(
+        "update usage_records set sent_key = 'k', sent_quantity = 4, sent_action = 'set' "
+        "where timestamp = :at",
+        at=AT + 2,
+    )
+    [lane] = await claim(engine)
+    assert [record.timestamp - AT for record in lane.records] == [2, 0, 1, 3]
 
 
 async def test_an_increment_is_never_claimed_twice(
