@@ -42,6 +42,13 @@ async def _huge(port: int) -> bytes:
     return answer
 
 
+async def _stalled(port: int) -> asyncio.StreamWriter:
+    """A forged body of a mebibyte, of which one byte has been sent."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(_head(MIB, signed_headers(FORGED, "msg_stalled", b"x")) + b"{")
+    return writer
+
+
 async def _flood(port: int, body: bytes) -> list[bytes]:
     """Forged webhooks, one after the other on one connection; their status lines."""
     request = _head(len(body), signed_headers(FORGED, "msg_1", body)) + body
@@ -78,7 +85,9 @@ async def test_hostile_load(bridge: Bridge) -> None:
         refused = [line for answers in await flood for line in answers]
         assert refused == [b"HTTP/1.1 401 Unauthorized"] * FLOOD
 
-        # Subjects without end are rows, and nothing in memory.
+        # Subjects without end are rows, and nothing in memory; large bodies announced by others
+        # take nobody's room.
+        stalled = [await _stalled(port) for _ in range(40)]
         before = psutil.Process(service.process.pid).memory_info().rss
         report = json.loads(body)
         for batch in range(5):
@@ -90,6 +99,8 @@ async def test_hostile_load(bridge: Bridge) -> None:
             whole = json.dumps(report).encode()
             headers = signed_headers(SECRET, f"msg_subjects_{batch}", whole)
             assert (await client.post(url, content=whole, headers=headers)).status_code == 202
+        for writer in stalled:
+            writer.transport.abort()
         after = psutil.Process(service.process.pid).memory_info().rss
     assert after < 250 * MIB
     assert after - before < 60 * MIB
