@@ -52,7 +52,9 @@ async def claim_lanes(
 ) -> dict[str, UUID]:
     """Lease lanes where something is due, those that waited longest first: name -> token.
 
-    Of `limit` lanes up to `urgent` are those whose billing period ends soonest.
+    Of `limit` lanes up to `urgent` are those whose billing period ends soonest. A lease that ends
+    later than any can (the database's clock was set back) is cut to one of now, and stays with its
+    holder, who may live.
     """
     rows = await connection.execute(
         text(
@@ -63,21 +65,25 @@ async def claim_lanes(
                   and (leased_until is null or leased_until < clock_timestamp())
                 order by period_end limit :urgent for update skip locked),
             longest as materialized (
-                select subscription, due_at from subscription_lanes
+                select subscription, due_at, leased_until > clock_timestamp() as ahead
+                from subscription_lanes
                 where due_at <= :now
-                  and (leased_until is null or leased_until < clock_timestamp())
+                  and (leased_until is null or leased_until < clock_timestamp()
+                       or leased_until > clock_timestamp() + make_interval(secs => 2 * :lease))
                 order by due_at limit :limit for update skip locked),
             free as (
-                select subscription from (
-                    select subscription, due_at, 1 as queue from soon
+                select subscription, ahead is true as ahead from (
+                    select subscription, due_at, false as ahead, 1 as queue from soon
                     union all
-                    select subscription, due_at, 2 from longest
+                    select subscription, due_at, ahead, 2 from longest
                     where subscription not in (select subscription from soon)) as found
                 order by queue, due_at limit :limit)
-            update subscription_lanes l set lease_token = gen_random_uuid(), leased_by = :worker,
+            update subscription_lanes l set
+                lease_token = case when ahead then l.lease_token else gen_random_uuid() end,
+                leased_by = case when ahead then l.leased_by else :worker end,
                 leased_until = clock_timestamp() + make_interval(secs => :lease)
             from free where l.subscription = free.subscription
-            returning l.subscription, l.lease_token
+            returning l.subscription, l.lease_token, ahead
             """
         ),
         {
@@ -90,7 +96,7 @@ async def claim_lanes(
             "lease": LEASE,
         },
     )
-    return {row.subscription: row.lease_token for row in rows}
+    return {row.subscription: row.lease_token for row in rows if not row.ahead}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 Replicas lease instants ("slots") at which one call each may leave, a few at a time. No instant is
 leased twice, so the rate holds over any number of replicas; what a replica that dies has leased
 passes unused.
+
+That clock may be set back: by an hour, after a failover to a host whose clock is wrong. What stands
+further ahead than it can then counts for as much as it can.
 """
 
 from dataclasses import dataclass
@@ -10,6 +13,10 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.dispatch.decide import LONGEST_RETRY_AFTER
+
+# Seconds: the longest pause, and a minute for slots behind it (a hundred replicas lease one each).
+FURTHEST_AHEAD = LONGEST_RETRY_AFTER + 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +83,10 @@ async def lease_slots(
                 with pace as (
                     select account, greatest(least(rate, :ceiling), :floor) as rate,
                            next_at > clock_timestamp() as busy,
-                           greatest(next_at + make_interval(secs => :late),
-                                    clock_timestamp() + make_interval(secs => :lead)) as first
+                           greatest(
+                               least(next_at, clock_timestamp() + make_interval(secs => :furthest))
+                                   + make_interval(secs => :late),
+                               clock_timestamp() + make_interval(secs => :lead)) as first
                     from stripe_pace where account = :account for update),
                 -- What a crash of the server may undo is half a second of the pace, and no money.
                 quick as (select set_config('synchronous_commit', 'off', true))
@@ -99,6 +108,7 @@ async def lease_slots(
                 "late": late,
                 "raised": raised,
                 "lead": lead,
+                "furthest": FURTHEST_AHEAD,
             },
         )
     ).one_or_none()
@@ -121,7 +131,8 @@ async def slow_down(
                     slowed_at = clock_timestamp()
                 where account = :account and :halve
                   and (slowed_at is null
-                       or slowed_at < clock_timestamp() - make_interval(secs => :age))
+                       or slowed_at < clock_timestamp() - make_interval(secs => :age)
+                       or slowed_at > clock_timestamp())
                 returning rate)
             select rate from slower
             """

@@ -52,7 +52,7 @@ async def slower(engine: AsyncEngine, *, pause: float, halve: bool, age: float) 
         return await slow_down(connection, LIMITS, pause=pause, halve=halve, age=age)
 
 
-async def ahead(ledger: SeededLedger, by: str = "1 hour") -> None:
+async def ahead(ledger: SeededLedger, by: str = "10 minutes") -> None:
     """As if everybody had leased so far ahead: what is leased now does not depend on the clock."""
     await ledger.run(f"update stripe_pace set next_at = clock_timestamp() + interval '{by}'")
 
@@ -103,7 +103,7 @@ async def test_no_instant_is_leased_twice(engine: AsyncEngine, ledger: SeededLed
     after = (await ledger.rows("select next_at from stripe_pace"))[0]["next_at"]
     assert (after - before).total_seconds() == pytest.approx(sum(sizes) / 20.0)
     assert len({round(found.wait, 1) for found in leases}) > 1
-    assert all(found.wait > 3500 for found in leases)
+    assert all(found.wait > 500 for found in leases)
 
 
 async def test_what_nobody_leased_in_time_is_lost(
@@ -177,7 +177,7 @@ async def test_a_call_that_left_late_puts_off_those_behind_it(
 ) -> None:
     await begin(engine)
     await ahead(ledger)
-    assert (await lease(engine, late=30.0)).wait == pytest.approx(3630, abs=20)
+    assert (await lease(engine, late=30.0)).wait == pytest.approx(630, abs=20)
     await ahead(ledger, by="-1 hour")
     assert (await lease(engine, late=30.0)).wait <= 0  # nobody is right behind it
 
@@ -189,7 +189,7 @@ async def test_the_first_slot_leaves_the_answer_time_to_come(
     await ahead(ledger, by="-1 hour")
     assert (await lease(engine, lead=60.0)).wait == pytest.approx(60, abs=20)
     await ahead(ledger)
-    assert (await lease(engine, lead=60.0)).wait == pytest.approx(3600, abs=20)
+    assert (await lease(engine, lead=60.0)).wait == pytest.approx(600, abs=20)
 
 
 async def test_what_stripe_taught_stays_until_the_setting_changes(
