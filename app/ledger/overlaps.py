@@ -4,7 +4,8 @@ An hourly and a daily sync on one meter tell the same usage twice. The window th
 first stays; one that overlaps it is parked, naming the other one. Looked at under the lock of the
 series, so that two replicas do not accept one each.
 
-So is one that begins before the end of what was deleted of its series: it may have been billed.
+So is one that begins before the end of what was deleted of its series: it may have been billed. But
+not one that was accepted before that, and waits in the ledger since.
 """
 
 from bisect import bisect_left
@@ -72,12 +73,12 @@ _FIND = text(
     from unnest(
         cast(:id as bigint[]), cast(:meter as text[]), cast(:subject as text[]),
         cast(:group_key as bytea[]), cast(:window_start as timestamptz[]),
-        cast(:window_end as timestamptz[])
-    ) as t (id, meter, subject, group_key, window_start, window_end)
+        cast(:window_end as timestamptz[]), cast(:accepted as boolean[])
+    ) as t (id, meter, subject, group_key, window_start, window_end, accepted)
     left join usage_series s using (meter, subject, group_key)
     cross join lateral (
         select null as id, null as window_start, null as window_end, null as svix_id, s.pruned_until
-        where t.window_start < s.pruned_until
+        where t.window_start < s.pruned_until and not t.accepted
         union all
         (select w.id, w.window_start, w.window_end, w.svix_id, null from usage_windows w
         where w.meter = t.meter and w.subject = t.subject and w.group_key = t.group_key
@@ -155,6 +156,7 @@ async def find_overlaps(
             "group_key": [w.group_key for w in windows],
             "window_start": [w.facts.window_start for w in windows],
             "window_end": [w.facts.window_end for w in windows],
+            "accepted": [w.accepted for w in windows],
         },
     )
     found: dict[int, OtherWindow | PrunedUntil] = {

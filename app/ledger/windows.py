@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
-from app.mapping.reasons import ParkReason
+from app.mapping.reasons import ACCEPTED, ParkReason
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts, WindowSource
 
@@ -22,6 +22,9 @@ WOKEN_AT_ONCE = 2_000
 # Whose value OpenMeter is asked for before they can be booked; the second one was released.
 TO_BE_ASKED: Final = f"('{AWAITING_QUERY}', '{ParkReason.QUERY_UNANSWERED}')"
 
+# What waits for its place, and was found to overlap nothing. It keeps one of these reasons all the
+# while, and as long nothing that overlaps it is deleted: so it is none of what was.
+ACCEPTED_REASONS: Final = frozenset({AWAITING_SNAPSHOT, *(str(reason) for reason in ACCEPTED)})
 
 # A part may have the bounds of a window that some delivery told (an hourly report beside a daily
 # one): it must not be taken for that, and is kept under a key of its own.
@@ -57,6 +60,8 @@ class PendingWindow:
     moving_from: int | None = None
     # Its subscription was read for it a moment ago: whatever it says now, it is not read again.
     just_read: bool = False
+    # It is in the ledger since before anything that overlaps it could be deleted.
+    accepted: bool = False
 
     @property
     def leaving(self) -> bool:
@@ -216,6 +221,7 @@ def pending_window(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
         row.approved_revision,
         row.moving_from,
         just_read,
+        row.reason in ACCEPTED_REASONS,
     )
 
 

@@ -117,6 +117,18 @@ STRIPE_SIDE: Final = frozenset(
     }
 )
 
+# Reasons of windows that were accepted beside the others of their series, and wait for their place.
+# None is billed yet, and none overlaps what is.
+ACCEPTED: Final = STRIPE_SIDE | {
+    ParkReason.NO_SUBJECT_MAPPING,
+    ParkReason.NO_METER_MAPPING,
+    ParkReason.GROUP_UNMATCHED,
+    ParkReason.AGGREGATION_UNSUPPORTED,
+    ParkReason.NOT_ACROSS_GROUPS,
+    ParkReason.BEFORE_SUBSCRIPTION,
+    ParkReason.PERIOD_CLOSED,
+}
+
 # A replica of a newer release writes reasons that this one does not know.
 UNKNOWN_ACTION: Final = "This release does not know the reason: look with the newer one."
 

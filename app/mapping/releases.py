@@ -11,11 +11,15 @@ from typing import Final, Literal
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
-from app.mapping.reasons import STRIPE_SIDE
+from app.mapping.reasons import ACCEPTED, STRIPE_SIDE, ParkReason
 
 Kind = Literal["meter", "subject", "subscription", "reason"]
 
 _AT_STRIPE = ", ".join(f"'{reason}'" for reason in sorted(STRIPE_SIDE))
+# Those that stay known by their reason until they are booked.
+_KEPT: Final = ", ".join(
+    f"'{reason}'" for reason in sorted(ACCEPTED | {ParkReason.QUERY_UNANSWERED})
+)
 # Which parked windows a release is about. Reasons that lie at Stripe are those that a changed
 # subscription can mend.
 _ABOUT: Final[dict[Kind, str]] = {
@@ -107,7 +111,8 @@ async def release_named(connection: AsyncConnection, ids: Sequence[int], *, vouc
 
     `vouched`: an operator asked, who thereby vouches for rows that contradict their query, and
     approves what a revision takes away: this revision, not those that may follow. What OpenMeter
-    did not tell is asked for again: without its reason it would be booked with no value.
+    did not tell is asked for again: without its reason it would be booked with no value. And what
+    was accepted stays accepted, whatever was deleted of its series meanwhile.
     """
     await connection.execute(
         text(
@@ -117,12 +122,12 @@ async def release_named(connection: AsyncConnection, ids: Sequence[int], *, vouc
                     and not (:vouched and reason = 'subject_contradicts'),
                 approved_revision = case when :vouched and reason = 'needs_approval'
                                          then revision else approved_revision end,
-                reason = case when reason = 'query_unanswered' then reason end
+                reason = case when reason in ({_KEPT}) then reason end
             where id in (
                 select id from usage_windows
                 where id = any(cast(:ids as bigint[])) and state = 'parked'
                 {KEY_ORDER} for update)
-            """  # noqa: S608 - the order is a constant
+            """  # noqa: S608 - constants of this module
         ),
         {"ids": list(ids), "vouched": vouched},
     )

@@ -15,8 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
 from app.ledger.series import SeriesKey
-from app.ledger.windows import part_key
-from app.mapping.releases import KEY_ORDER
+from app.ledger.windows import ACCEPTED_REASONS, part_key
 from app.retention.periods import delete_records, next_records
 from app.retention.terms import Batch, Place, Swept
 
@@ -94,13 +93,24 @@ _LOCK_SERIES: Final = text(
     order by meter, subject, group_key for update
     """
 )
+# What waits for its place is booked whatever was deleted, so it must be found to overlap what is
+# billed: a provisional window, or one from before overlaps were looked for.
 _LOCK_WINDOWS: Final = text(
-    f"""
-    select id from usage_windows w
-    where id = any(cast(:ids as bigint[])) and state = :state
-      and not exists (select 1 from usage_windows part where part.part_of = w.id)
-    {KEY_ORDER} for update
-    """  # noqa: S608 - a constant
+    """
+    select w.id
+    from unnest(cast(:ids as bigint[]), cast(:group_key as bytea[])) as t (id, of_series)
+    join usage_windows w on w.id = t.id and w.state = :state
+    join usage_series s on s.meter = w.meter and s.subject = w.subject and s.group_key = t.of_series
+    where not exists (select 1 from usage_windows part where part.part_of = w.id)
+      and not exists (
+          select 1 from usage_windows o
+          where o.meter = s.meter and o.subject = s.subject and o.group_key = s.group_key
+            and o.window_start > coalesce(w.window_start - s.longest, '-infinity')
+            and o.window_start < w.window_end and o.window_end > w.window_start
+            and o.source = 'webhook' and o.state in ('parked', 'pending')
+            and o.usage_record_id is null and o.reason = any(cast(:accepted as text[])))
+    order by w.meter, w.subject, w.group_key, w.window_start, w.window_end for update of w
+    """
 )
 _REMEMBER: Final = text(
     """
@@ -128,7 +138,15 @@ async def _delete(
         return {}
     locked = await _lock_series(connection, {window.series for window in windows})
     mine = {window.id: window for window in windows if window.series in locked}
-    still = await connection.execute(_LOCK_WINDOWS, {"ids": list(mine), "state": state})
+    still = await connection.execute(
+        _LOCK_WINDOWS,
+        {
+            "ids": list(mine),
+            "group_key": [window.series.group_key for window in mine.values()],
+            "state": state,
+            "accepted": sorted(ACCEPTED_REASONS),
+        },
+    )
     deleted = [mine[id_] for id_ in still.scalars()]
     if not deleted:
         return {}

@@ -24,7 +24,7 @@ from app.ledger.status import StatusRepository
 from app.ledger.windows import PendingWindow
 from app.mapping.resolution import WindowFacts
 from tests.ledger.test_replicas import waiting_for_locks
-from tests.ledger.world import DAY, Replica, World, at, row
+from tests.ledger.world import DAY, ONE_CUSTOMER, Replica, World, at, row
 from tests.mapping.stripe_side import HOUR
 
 
@@ -215,6 +215,52 @@ async def test_a_window_that_waits_for_its_mapping_counts_all_the_same(
     await unmapped.deliver(span(0, 24, 100))
     await replica.book()
     assert await states(unmapped) == {(0, 1): "no_subject_mapping", (0, 24): "overlaps_window"}
+
+
+async def test_what_waited_since_before_the_pruning_is_billed_and_what_came_after_it_is_not(
+    unmapped: World, replica: Replica
+) -> None:
+    status = StatusRepository(unmapped.engine)
+    await unmapped.deliver(row(0, 5), span(2, 4, 6))
+    await unmapped.deliver(span(3, 5, 7))
+    await replica.book()
+    await unmapped.run("update usage_series set pruned_until = :until", until=DAY + 9 * HOUR)
+    await unmapped.deliver(row(5, 8), row(2, 9), row(0, 4))  # the last one revises
+    await replica.book()
+    waiting = {(0, 1): "no_subject_mapping", (2, 4): "no_subject_mapping"}
+    refused = dict.fromkeys([(2, 3), (5, 6)], "older_than_retention")
+    assert await states(unmapped) == waiting | refused | {(3, 5): "overlaps_window"}
+    # However they are released, and whatever they meet first.
+    for _ in range(2):
+        for reason in ("no_subject_mapping", "overlaps_window", "older_than_retention"):
+            await status.release_windows(reason=reason, ids=[])
+        await replica.book()
+        refused[3, 5] = "older_than_retention"
+        assert await states(unmapped) == waiting | refused
+    await unmapped.apply(ONE_CUSTOMER)
+    await replica.book()
+    assert await states(unmapped) == dict.fromkeys(waiting, "booked") | refused
+    assert sum((await unmapped.wanted()).values()) == 4 + 6
+
+
+async def test_a_release_that_fails_does_not_make_a_refused_window_an_accepted_one(
+    world: World, replica: Replica
+) -> None:
+    await world.deliver(row(0, 0))
+    await replica.book()
+    await world.run("update usage_series set pruned_until = :until", until=DAY + 9 * HOUR)
+    await world.deliver(row(5, 8))
+    await replica.book()
+    refused = {(0, 1): "booked", (5, 6): "older_than_retention"}
+    assert await states(world) == refused
+    await world.run("update usage_windows set reason = 'booking_failed' where value = 8")
+    for reason in ("booking_failed", "older_than_retention"):
+        await StatusRepository(world.engine).release_windows(reason=reason, ids=[])
+        await replica.book()
+        assert await states(world) == refused
+    await world.deliver(row(5, 9))
+    await replica.book()
+    assert await states(world) == refused
 
 
 @pytest.mark.parametrize("source", ["part", "flush", "period"])
@@ -409,6 +455,7 @@ async def test_a_window_is_compared_with_few_others_of_a_hundred_thousand(world:
             "group_key": [key] * len(spans),
             "window_start": [start for start, _ in spans],
             "window_end": [end for _, end in spans],
+            "accepted": [False] * len(spans),
         }
         explained = text(f"explain (analyze, format json) {overlaps._FIND.text}")
         plan = (await connection.execute(explained, parameters)).scalar_one()

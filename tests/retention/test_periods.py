@@ -17,6 +17,7 @@ from app.retention.pruner import PRUNING_LOCK, PruningLoop
 from app.retention.terms import Batch, Place, Terms
 from app.retention.windows import prune_periods
 from tests.ledger.months import APRIL, JUNE, MARCH, MAY, Line, Months, used
+from tests.ledger.world import ONE_CUSTOMER
 from tests.mapping.stripe_side import HOUR
 from tests.retention.pruned import KEPT, counts, prune, pruner, totals, windows_of
 
@@ -156,6 +157,52 @@ async def test_what_overlapped_is_not_billed_when_the_other_one_is_deleted(
     for month in (APRIL, MAY, JUNE):
         await months.begin(month)
     await prune(months)
+    await months.release("overlaps_window")
+    assert await months.world.parked() == {"older_than_retention": 1}
+    assert await months.months() == {}
+
+
+VALID_FROM = """
+meters: [{meter: tokens, price: price_1}]
+subjects: [{subject: customer-1, subscription: sub_1, valid_from: "2026-03-01"}]
+"""
+
+
+async def test_what_waited_for_its_mapping_all_the_while_is_carried_when_it_comes(
+    months: Months,
+) -> None:
+    await months.world.apply(VALID_FROM)
+    await months.tell(used(MARCH, -20, 9))
+    await three_months(months)
+    assert await months.world.parked() == {"no_subject_mapping": 1}
+    assert (await prune(months))["usage_windows"] == 2
+    await months.tell(used(MARCH, -30, 100))
+    await months.world.apply(ONE_CUSTOMER)
+    await months.settle()
+    assert await months.world.parked() == {"older_than_retention": 1}
+    assert await months.months() == {APRIL: Line(5), MAY: Line(6), JUNE: Line(9)}
+
+
+async def test_what_overlaps_a_window_that_waits_stays_until_that_is_compared_with_it(
+    months: Months,
+) -> None:
+    """As a provisional window does, which is not looked for when a regular one is accepted."""
+    half = {
+        "windowStart": (MARCH + 5.5 * HOUR).isoformat(),
+        "windowEnd": (MARCH + 6.5 * HOUR).isoformat(),
+    }
+    await months.tell(used(MARCH, 5, 3), used(MARCH, 8, 4))
+    await months.tell({"value": "8", **half})
+    await months.world.run(
+        "update usage_windows set reason = 'no_subject_mapping' where state = 'parked'"
+    )
+    for month in (APRIL, MAY, JUNE):
+        await months.begin(month)
+    assert (await prune(months))["usage_windows"] == 1
+    assert not await prune(months)
+    await months.release("no_subject_mapping")
+    assert await months.world.parked() == {"overlaps_window": 1}
+    assert (await prune(months))["usage_windows"] == 1
     await months.release("overlaps_window")
     assert await months.world.parked() == {"older_than_retention": 1}
     assert await months.months() == {}
