@@ -19,6 +19,10 @@ _NAMES = {
     "deliveries": "deliveries",
     "bodies": "raw bodies",
 }
+_NOTHING = (
+    "Nothing is older than RETENTION_DAYS and RAW_RETENTION_DAYS (or a warning says why nothing is "
+    "deleted)."
+)
 
 
 async def prune(
@@ -33,4 +37,4 @@ def describe(pruned: Counter[str], *, dry_run: bool) -> list[str]:
     """What a sweep did, or would do, in lines."""
     verb = "to be deleted" if dry_run else "deleted"
     lines = [f"{pruned[name]:,} {words}: {verb}" for name, words in _NAMES.items() if pruned[name]]
-    return lines or ["Nothing is older than RETENTION_DAYS and RAW_RETENTION_DAYS."]
+    return lines or [_NOTHING]
