@@ -1,9 +1,5 @@
 """The database: what counts as away, how long anything waits, and what errors may show."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import asyncpg
 import pytest
 from sqlalchemy import column, select, table, text
@@ -20,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database_address import database_url, driver_arguments
 from app.db import (
-    LoginTimeout,
     among,
     create_engine,
     current_revision,
@@ -265,101 +260,3 @@ async def test_behind_a_pooler_by_transaction_no_statement_outlives_its_transact
 def test_a_number_of_statements_is_a_number(value: str) -> None:
     with pytest.raises(SettingsError, match="must be a number"):
         database_url(f"postgresql://u@h/d?prepared_statement_cache_size={value}")
-
-
-class Failover:
-    """A way to the server that can swallow what its connections say, and lets new ones through."""
-
-    def __init__(self, url: URL) -> None:
-        self._url = url
-        self._generation = 0
-        self._takes_logins = True
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def way(self) -> AsyncIterator[URL]:
-        """The server's address, by this way."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        bare = self._url.difference_update_query(["host", "port"]).set(host="127.0.0.1", port=port)
-        try:
-            yield bare.update_query_dict({"ssl": "disable"})
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def happens(self) -> None:
-        """The old host vanishes, and the address leads to the new one."""
-        self._generation += 1
-
-    def takes_no_logins(self) -> None:
-        """New connections are taken, and what they say is not; those that stand go on."""
-        self._takes_logins = False
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self._takes_logins:
-            self._tasks.add(asyncio.create_task(self._pump(reader, writer, -1)))
-            return
-        folder, port = self._url.query.get("host"), self._url.port or 5432
-        there = (
-            asyncio.open_unix_connection(f"{folder}/.s.PGSQL.{port}")
-            if folder
-            else asyncio.open_connection(self._url.host, port)
-        )
-        server_reader, server_writer = await there
-        for source, sink in ((reader, server_writer), (server_reader, writer)):
-            self._tasks.add(asyncio.create_task(self._pump(source, sink, self._generation)))
-
-    async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, generation: int
-    ) -> None:
-        try:
-            while data := await source.read(65_536):
-                if generation == self._generation:
-                    sink.write(data)
-        finally:
-            sink.close()
-
-
-async def test_one_connection_that_hangs_is_enough_to_know_of_a_failover(
-    fresh_url: URL, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.db.ANSWER_TIMEOUT", 1.0)
-    failover = Failover(fresh_url)
-    async with failover.way() as url:
-        engine = create_engine(url, pool_size=5)
-        await asyncio.gather(*(_run(engine, "select pg_sleep(0.1)") for _ in range(5)))
-        failover.happens()
-        with pytest.raises(DatabaseUnavailable):
-            await _run(engine, "select 1")
-        await _run(engine, "select 1")
-
-        async def in_the_middle() -> None:
-            async with transaction(engine) as connection:
-                await connection.execute(text("select 1"))
-                failover.happens()
-                await connection.execute(text("select 1"))
-
-        with pytest.raises(DatabaseUnavailable):
-            await in_the_middle()
-        await _run(engine, "select 1")
-        await engine.dispose()
-
-
-async def test_a_login_that_is_slow_costs_no_session_that_works(
-    fresh_url: URL, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.db.CONNECT_TIMEOUT", 2.0)  # the first login has to get through
-    failover = Failover(fresh_url)
-    async with failover.way() as url:
-        engine = create_engine(url, pool_size=2)
-        async with transaction(engine) as connection:
-            failover.takes_no_logins()
-            with pytest.raises(DatabaseUnavailable) as caught:
-                await _run(engine, "select 1")
-            assert isinstance(caught.value.__cause__, LoginTimeout)
-            assert await connection.scalar(text("select 1")) == 1
-        await _run(engine, "select 1")
-        await engine.dispose()
