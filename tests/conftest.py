@@ -18,10 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db import alembic_config, create_engine, database_url
 from app.embedded import start
 
-# How long inputs take to draw says how busy the machine is, and nothing about the program.
+# How long inputs take, or to draw them, says how busy the machine is, not how the program does.
 hypothesis.settings.register_profile(
     "any-machine",
     hypothesis.settings(),
+    deadline=None,
     suppress_health_check=[
         *hypothesis.settings().suppress_health_check,
         hypothesis.HealthCheck.too_slow,
