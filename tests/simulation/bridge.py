@@ -124,6 +124,13 @@ class Bridge:
                 for name in names:
                     await facts.snapshot_arrived(connection, name, retry_at=None)
 
+    async def tidy(self) -> None:
+        """What autovacuum does where time goes by: without it rows are written over and over, and
+        plans are made for empty tables."""
+        async with self.engine.connect() as connection:
+            alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await alone.execute(text("vacuum (analyze)"))
+
     async def rows(self, sql: str) -> list[dict[str, Any]]:
         """The rows of a query."""
         async with transaction(self.engine) as connection:

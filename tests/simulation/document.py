@@ -234,9 +234,9 @@ _ASSUMED = """
   that uses the dispatcher's own claim, decision and writing down, but neither its pace nor its
   leases ({posts:,} POSTs at Stripe's 25 a second alone are {minutes} minutes), and the sandbox is
   called without HTTP. Deliveries that come hours away from the end of any period of their
-  subscription are gathered for up to a day: nothing hangs on their minute. Customers are divided
-  among processes, one for each processor, with a database each. `DISPATCH_LINGER` is 0,
-  and `SNAPSHOT_MAX_AGE` a week in place of a day, so that what is changed in mid-period is noticed
+  subscription are gathered for up to a day: nothing hangs on their minute. Customers are
+  divided among four processes, with a database each. `DISPATCH_LINGER` is 0, and
+  `SNAPSHOT_MAX_AGE` a week in place of a day, so that what is changed in mid-period is noticed
   later.
 - Stripe's grace is not published ("a few minutes", not to be relied on). It is assumed to be 300
   seconds; the worst case, none at all, is measured beside it.

@@ -25,6 +25,8 @@ from tests.simulation.world import (
     told,
 )
 
+STEPS_UNTIL_TIDIED = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Unbilled:
@@ -119,6 +121,8 @@ async def _drive(
         if now >= course.end:
             return steps, next(numbers) - 1
         steps += 1
+        if steps % STEPS_UNTIL_TIDIED == 0:
+            await built.tidy()
         timeline.advance(now)
         built.clock.set(moment(now))
         while upgrades and upgrades[-1].applied <= now:
