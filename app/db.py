@@ -40,6 +40,9 @@ ANSWER_TIMEOUT = 12.0
 CONNECT_TIMEOUT = 5.0
 _SESSIONS = "meterbridge_sessions"
 POOL_TIMEOUT = 5.0
+# Seconds until a loop that found the database unavailable tries again: well within the second after
+# which everything is to go on.
+DATABASE_PAUSE = 0.5
 
 
 @lru_cache(maxsize=1_000)

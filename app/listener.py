@@ -13,6 +13,7 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from app.database_address import driver_arguments
+from app.waiting import set_within
 
 logger = logging.getLogger(__name__)
 
@@ -74,19 +75,11 @@ class Listener:
                 logger.info("listening to the database again")
             self._away = False
             self._on_gap()
-            while not await self._within(CHECK_EVERY, lost):
+            while not await set_within(lost, CHECK_EVERY):
                 await connection.execute("select 1", timeout=5)
         finally:
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=2)
-
-    @staticmethod
-    async def _within(seconds: float, lost: asyncio.Event) -> bool:
-        try:
-            await asyncio.wait_for(lost.wait(), timeout=seconds)
-        except TimeoutError:
-            return False
-        return True
 
     def _notified(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         self._handlers[channel](str(payload))

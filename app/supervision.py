@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from app.waiting import set_within
+
 logger = logging.getLogger(__name__)
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -70,14 +72,7 @@ class Supervisor:
                 logger.critical(
                     "%s ended by an error; it starts again in %g s", name, pause, exc_info=True
                 )
-            if await self._stopped_within(pause):
+            # A loop that starts after the stop is stopped by nobody.
+            if await set_within(self._stopping, pause):
                 return
             self._troubles[name] = _Trouble(self._troubles[name].error, self._monotonic())
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), timeout=seconds)
-        except TimeoutError:
-            # Both may come at once, and a loop that starts after the stop is stopped by nobody.
-            return self._stopping.is_set()
-        return True

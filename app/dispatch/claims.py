@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
-from app.db import transaction
+from app.db import DATABASE_PAUSE, transaction
 from app.dispatch import lanes as store
 from app.dispatch import line as the_line
 from app.dispatch.claiming import RECORDS_PER_LANE, claim_records
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 LANES_PER_CLAIM = 128
 # A turn of a lane behind which no other waits: less is claimed and written down for each record.
 RECORDS_OF_A_LONE_LANE = 20
-DATABASE_PAUSE = 0.5
 
 
 class Claims:

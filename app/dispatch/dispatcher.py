@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
-from app.db import transaction
+from app.db import DATABASE_PAUSE, transaction
 from app.dispatch import lanes as store
 from app.dispatch import line as the_line
 from app.dispatch.claiming import RECORDS_PER_LANE
@@ -32,9 +32,10 @@ from app.dispatch.probing import probe_by_reading
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
 from app.dispatch.sending import Outcome, attempt
-from app.dispatch.writing import DATABASE_PAUSE, Finished, OutcomeWriter
+from app.dispatch.writing import Finished, OutcomeWriter
 from app.errors import DatabaseUnavailable
 from app.stripe_client import StripeClient
+from app.waiting import set_within
 
 logger = logging.getLogger(__name__)
 
@@ -168,11 +169,7 @@ class Dispatcher:
             timeout = DATABASE_PAUSE
         elif self._claims.next_look is not None:
             timeout = min(max(self._claims.next_look, SOONEST_LOOK), IDLE_POLL)
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await set_within(self._wake, timeout)
 
     async def _fill(self, working: set[asyncio.Task[None]]) -> bool:
         """Claim lanes and begin with them. Returns whether there may be more to claim at once."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import transaction
+from app.db import DATABASE_PAUSE, transaction
 from app.dispatch import shared_pace as store
 from app.dispatch.shared_pace import Lease, PaceLimits
 from app.errors import DatabaseUnavailable
@@ -45,7 +45,6 @@ MOST_LEAD = 1.0
 # and a record that is booked now and must be first would have to wait for them.
 MOST_AHEAD = 0.5
 FEWEST_AHEAD = 4
-DATABASE_PAUSE = 0.5
 
 
 @dataclass(slots=True)

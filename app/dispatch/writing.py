@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
-from app.db import transaction
+from app.db import DATABASE_PAUSE, transaction
 from app.dispatch import lanes
 from app.dispatch import line as the_line
 from app.dispatch import records as store
@@ -19,8 +19,6 @@ from app.dispatch.sending import Outcome
 from app.errors import DatabaseUnavailable, StatementTimeout
 
 logger = logging.getLogger(__name__)
-
-DATABASE_PAUSE = 0.5
 
 
 @dataclass(slots=True)

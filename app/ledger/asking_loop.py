@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from app.db import DATABASE_PAUSE
 from app.errors import DatabaseUnavailable
 from app.ledger.flushing import Flusher
 from app.ledger.querying import Querier
@@ -15,7 +16,6 @@ from app.ledger.querying import Querier
 logger = logging.getLogger(__name__)
 
 IDLE_POLL = 1.0
-DATABASE_PAUSE = 0.5
 
 
 class AskingLoop:

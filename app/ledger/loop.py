@@ -11,23 +11,23 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import Clock
-from app.db import transaction
+from app.db import DATABASE_PAUSE, transaction
 from app.errors import DatabaseUnavailable
 from app.ledger import windows as facts
 from app.ledger.booker import Booker
 from app.ledger.carrying import Carrier
+from app.ledger.unforeseen import UNFORESEEN_RETRY
 from app.mapping.snapshots import Snapshots
 from app.stripe_client import StripeError, TokenBucket
+from app.waiting import set_within
 
 logger = logging.getLogger(__name__)
 
 IDLE_POLL = 1.0
-DATABASE_PAUSE = 0.5
 # How often parked windows are looked through for those whose time has come.
 HOUSEKEEPING = 5.0
 # A read that failed is tried again after this; a stopped Stripe is not asked once per window.
 READ_RETRY = timedelta(seconds=10)
-UNFORESEEN_RETRY = timedelta(hours=1)
 READS_IN_FLIGHT = 8
 READS_PER_SECOND = 15  # Stripe allows 25 per endpoint
 
@@ -79,7 +79,7 @@ class BookingLoop:
                     carried = await self._carrier.carry()
                 except DatabaseUnavailable:
                     logger.warning("the database is not available; nothing is booked")
-                    await self._pause(DATABASE_PAUSE)
+                    await set_within(self._wake, DATABASE_PAUSE)
                     continue
                 if done.parked:
                     logger.info(
@@ -88,7 +88,7 @@ class BookingLoop:
                 for subscription in done.subscriptions | carried.subscriptions:
                     self._read(subscription)
                 if done.idle and not carried.records:
-                    await self._pause(IDLE_POLL)
+                    await set_within(self._wake, IDLE_POLL)
                 else:
                     self._on_booked()
         finally:
@@ -96,12 +96,6 @@ class BookingLoop:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), timeout=seconds)
-        except TimeoutError:
-            return
 
     def _read(self, subscription: str) -> None:
         """Read a subscription beside the loop, unless that is under way."""

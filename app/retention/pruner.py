@@ -22,6 +22,7 @@ from app.retention.older import older_replica
 from app.retention.periods import mark_pruned
 from app.retention.terms import Batch, Place, Swept, Terms
 from app.retention.windows import prune_covered, prune_periods
+from app.waiting import set_within
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class PruningLoop:
     async def run(self) -> None:
         """Sweep until stopped. Ends by the first error that nobody foresaw."""
         pause = self._first_after
-        while not await self._stopped_within(pause):
+        while not await set_within(self._stopping, pause):
             pause = self._every
             sweeping = asyncio.create_task(self._pruner.sweep(), name="sweep")
             stopping = asyncio.create_task(self._stopping.wait())
@@ -207,10 +208,3 @@ class PruningLoop:
                     logger.warning("the database is not available; it is pruned later")
                 case Exception():
                     raise outcome
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), timeout=seconds)
-        except TimeoutError:
-            return self._stopping.is_set()
-        return True
