@@ -1,6 +1,8 @@
 """The database: engine, waiting rules, and which schema it must have."""
 
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,10 +18,17 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import ColumnElement, Text, TextClause, any_, event, literal
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.engine import URL, Dialect, Engine
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database_address import database_url as database_url  # noqa: PLC0414 - looked for here
 from app.database_address import engine_arguments
@@ -40,6 +49,8 @@ ANSWER_TIMEOUT = 12.0
 CONNECT_TIMEOUT = 5.0
 _SESSIONS = "meterbridge_sessions"
 POOL_TIMEOUT = 5.0
+# Seconds for which a session that was put back is taken for one that stands.
+TRUSTED_FOR = 1.0
 # Seconds until a loop that found the database unavailable tries again: well within the second after
 # which everything is to go on.
 DATABASE_PAUSE = 0.5
@@ -76,7 +87,6 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
         hide_parameters=True,  # an error's text would hold the bodies of deliveries
-        pool_pre_ping=True,  # after a restart of the database the first query would fail
         connect_args={
             **engine_arguments(url),
             "async_creator_fn": _log_in,
@@ -96,7 +106,39 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
     def remember(connection: Any, _: object) -> None:
         sessions.add(connection.driver_connection)
 
+    _check_before_use(engine.sync_engine)
     return engine
+
+
+def _check_before_use(engine: Engine) -> None:
+    """See that a session of the pool still stands, before it is used.
+
+    After a restart of the database the first query would fail. SQLAlchemy's own `pool_pre_ping`
+    asks each time, which takes three round trips, more than most transactions here; one that was
+    closed says so without any, as long as nothing was lost on the way.
+    """
+    put_back = "put_back"  # in a session's info, which goes with the session
+
+    @event.listens_for(engine, "checkin")
+    def rests(_: object, record: ConnectionPoolEntry) -> None:
+        record.info[put_back] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def stands(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+        rested = time.monotonic() - record.info.get(put_back, math.inf)
+        if connection.driver_connection.is_closed() or (
+            rested > TRUSTED_FOR and not _answers(engine.dialect, connection)
+        ):
+            raise InvalidatePoolError("the session has ended")
+
+
+def _answers(dialect: Dialect, connection: Any) -> bool:
+    try:
+        return dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        if dialect.is_disconnect(error, connection, None):
+            return False
+        raise
 
 
 # Everything that says "the database did not do it" and not "the statement is wrong": connection,

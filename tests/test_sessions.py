@@ -1,6 +1,7 @@
 """Sessions that get no answer any more are ended together; a login that is slow ends none."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,26 @@ from app.errors import DatabaseUnavailable
 async def _run(engine: AsyncEngine, statement: str) -> None:
     async with transaction(engine) as connection:
         await connection.execute(text(statement))
+
+
+@pytest.mark.parametrize("trusted_for", [0.0, math.inf])
+async def test_a_session_that_the_server_ended_in_the_pool_is_not_used(
+    fresh_url: URL, monkeypatch: pytest.MonkeyPatch, trusted_for: float
+) -> None:
+    """Whether it is asked first, or has said so by itself."""
+    monkeypatch.setattr("app.db.TRUSTED_FOR", trusted_for)
+    engine, other = (create_engine(fresh_url, pool_size=1) for _ in range(2))
+    async with transaction(engine) as connection:
+        held = (await connection.get_raw_connection()).driver_connection
+        pid = await connection.scalar(text("select pg_backend_pid()"))
+    assert held is not None
+    await _run(other, f"select pg_terminate_backend({pid}, 5000)")
+    async with asyncio.timeout(10):
+        while trusted_for and not held.is_closed():
+            await asyncio.sleep(0.01)
+    await _run(engine, "select 1")
+    assert held.is_closed()
+    await asyncio.gather(engine.dispose(), other.dispose())
 
 
 class Failover:
