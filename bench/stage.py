@@ -1,8 +1,6 @@
 """A figure's stage: a fresh database, a sandbox and the program, each a process of its own."""
 
 import asyncio
-import base64
-import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -13,6 +11,7 @@ from pathlib import Path
 from app.clock import SystemClock
 from app.commands.demo_children import free_port
 from app.commands.demo_http import LocalApi, NoAnswer, Refused
+from app.commands.demo_stage import webhook_secret
 from app.config import Settings
 from app.db import create_engine, database_url
 from app.mapping.file import from_yaml, to_mappings
@@ -33,11 +32,6 @@ _LEFT = """
            exists (select from usage_windows where state = 'pending'),
            exists (select from usage_records where state = 'due')
 """
-
-
-def webhook_secret() -> str:
-    """A new signing secret."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 
 
 def no_limit() -> str:

@@ -5,6 +5,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -40,12 +41,21 @@ ROOT = Path(__file__).parent.parent
 async def empty_url(server_url: URL) -> AsyncIterator[URL]:
     """A database that was never migrated."""
     name = f"mb_empty_{uuid4().hex[:12]}"
-    address = server_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    async with _session(server_url) as connection:
+        await connection.execute(f'create database "{name}"')
+        yield server_url.set(database=name)
+        await connection.execute(f'drop database "{name}" with (force)')
+
+
+@asynccontextmanager
+async def _session(url: URL) -> AsyncIterator[asyncpg.Connection]:
+    """A session of somebody else's."""
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = await asyncpg.connect(address)
-    await connection.execute(f'create database "{name}"')
-    yield server_url.set(database=name)
-    await connection.execute(f'drop database "{name}" with (force)')
-    await connection.close()
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def _differences(url: URL) -> list[object]:
@@ -157,17 +167,12 @@ def test_what_the_program_knows_is_what_its_migrations_say() -> None:
 
 async def test_a_migration_does_not_wait_behind_a_lock(empty_url: URL) -> None:
     await migrate(empty_url)
-    address = empty_url.set(drivername="postgresql").render_as_string(hide_password=False)
-    reader = await asyncpg.connect(address)
-    try:
-        async with reader.transaction():
-            await reader.execute("lock table usage_windows, usage_records in access share mode")
-            with pytest.raises(DBAPIError, match="lock timeout"):
-                await asyncio.wait_for(
-                    asyncio.to_thread(command.downgrade, alembic_config(empty_url), "base"), 30
-                )
-    finally:
-        await reader.close()
+    async with _session(empty_url) as reader, reader.transaction():
+        await reader.execute("lock table usage_windows, usage_records in access share mode")
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            await asyncio.wait_for(
+                asyncio.to_thread(command.downgrade, alembic_config(empty_url), "base"), 30
+            )
     # All or nothing: the schema stands where its revision says, and from there it goes up again.
     await migrate(empty_url)
     assert await _differences(empty_url) == []
@@ -178,9 +183,7 @@ async def test_a_migration_that_met_a_lock_tries_again(
 ) -> None:
     monkeypatch.setattr("app.migrating.PAUSE", 0.05)
     await asyncio.to_thread(command.upgrade, alembic_config(empty_url), "0001")
-    address = empty_url.set(drivername="postgresql").render_as_string(hide_password=False)
-    reader = await asyncpg.connect(address)
-    try:
+    async with _session(empty_url) as reader:
         async with reader.transaction():
             await reader.execute("lock table usage_windows, usage_records in access share mode")
             migrating = asyncio.create_task(migrate(empty_url))
@@ -188,16 +191,12 @@ async def test_a_migration_that_met_a_lock_tries_again(
                 while "a table is locked" not in caplog.text:
                     await asyncio.sleep(0.05)
         assert await migrating is SchemaState.AT_HEAD
-    finally:
-        await reader.close()
 
 
 async def test_a_migration_lets_a_booking_that_has_begun_end(empty_url: URL) -> None:
     """It takes the tables in booking's order, so that neither has what the other one waits for."""
     await asyncio.to_thread(command.upgrade, alembic_config(empty_url), "0008")
-    address = empty_url.set(drivername="postgresql").render_as_string(hide_password=False)
-    booking = await asyncpg.connect(address)
-    try:
+    async with _session(empty_url) as booking:
         async with booking.transaction():
             await booking.execute("select 1 from usage_series for update")
             migrating = asyncio.create_task(migrate(empty_url))
@@ -212,8 +211,6 @@ async def test_a_migration_lets_a_booking_that_has_begun_end(empty_url: URL) -> 
                 await booking.execute(f"select 1 from {table} for update")
             await booking.execute("delete from window_revisions")
         assert await migrating is SchemaState.AT_HEAD
-    finally:
-        await booking.close()
 
 
 async def test_a_migration_gives_up_on_a_lock_that_stays(
@@ -221,15 +218,10 @@ async def test_a_migration_gives_up_on_a_lock_that_stays(
 ) -> None:
     monkeypatch.setattr("app.migrating.ATTEMPTS", 1)
     await asyncio.to_thread(command.upgrade, alembic_config(empty_url), "0001")
-    address = empty_url.set(drivername="postgresql").render_as_string(hide_password=False)
-    reader = await asyncpg.connect(address)
-    try:
-        async with reader.transaction():
-            await reader.execute("lock table usage_windows, usage_records in access share mode")
-            with pytest.raises(DatabaseUnavailable, match="a table stays locked"):
-                await migrate(empty_url)
-    finally:
-        await reader.close()
+    async with _session(empty_url) as reader, reader.transaction():
+        await reader.execute("lock table usage_windows, usage_records in access share mode")
+        with pytest.raises(DatabaseUnavailable, match="a table stays locked"):
+            await migrate(empty_url)
 
 
 async def test_a_migration_refuses_a_pooler_by_transaction(empty_url: URL) -> None:

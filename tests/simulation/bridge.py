@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import ManualClock
-from app.db import transaction
+from app.db import create_engine, transaction
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
 from app.inbox.repository import DeliveryRepository
@@ -39,8 +39,6 @@ LINGER = timedelta(0)  # waiting a second before each POST is a step more and sa
 # mid-period is noticed later so, which is harder.
 MAX_AGE = timedelta(days=7)
 MOST_ROUNDS = 200
-# There are two hundred different ones, and each is prepared anew that is not kept.
-STATEMENTS = {"prepared_statement_cache_size": 1_000}
 
 # What the loops would find if they looked now, and when they would find something next.
 _LOOK = text(
@@ -148,11 +146,9 @@ async def bridge(
     """meterbridge on an empty database."""
     clock = ManualClock(datetime.fromtimestamp(START, UTC))
     async with AsyncExitStack() as stack:
-        # Not the program's own engine: that asks before each use whether the connection still is
-        # there, which is a third of all statements here.
-        engine = create_async_engine(url, pool_size=6, connect_args=STATEMENTS)
+        engine = create_engine(url, pool_size=6)
         stack.push_async_callback(engine.dispose)
-        lookups = create_async_engine(url, pool_size=2, connect_args=STATEMENTS)
+        lookups = create_engine(url, pool_size=2)
         stack.push_async_callback(lookups.dispose)
         cached = CachedMappings(MappingRepository(lookups), ttl=3600, size=1000)
         snapshots = Snapshots(engine, stripe.read, lookups=lookups, size=1000)
