@@ -111,7 +111,8 @@ class StripeClient:
         key = header_value("idempotency_key", idempotency_key, longest=LONGEST_IDEMPOTENCY_KEY)
         body = await self._exchange.post(
             f"/v1/subscription_items/{item}/usage_records",
-            encode_form({"quantity": quantity, "timestamp": timestamp, "action": action}),
+            # All three are plain by now. Their order is fixed: the key binds the parameters.
+            f"quantity={quantity}&timestamp={timestamp}&action={action}",
             idempotency_key=key,
         )
         return read_usage_record(

@@ -4,11 +4,14 @@ Pure. Everything that could be misread on the way is refused here with a `ValueE
 `TypeError`, before anything is sent.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote, quote_plus
 
 LONGEST_IDEMPOTENCY_KEY = 255
 LONGEST_ID = 255
+
+_VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 
 FormValue = str | int | bool | Mapping[str, "FormValue"] | Sequence["FormValue"]
 
@@ -81,7 +84,7 @@ def header_value(what: str, value: str, *, longest: int = LONGEST_ID) -> str:
         raise TypeError(f"{what} must be text, not {type(value).__name__}")
     if not 0 < len(value) <= longest:
         raise ValueError(f"{what} must have 1 to {longest} characters, not {len(value)}")
-    if not all("!" <= char <= "~" for char in value):
+    if not _VISIBLE.fullmatch(value):
         raise ValueError(f"{what} must be visible ASCII without spaces")
     return value
 

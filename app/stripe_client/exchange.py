@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterable
+from functools import lru_cache
 
 import httpx
 
@@ -29,6 +31,9 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 # The largest page, a hundred subscriptions with ten items each, stays below 3 MiB.
 LARGEST_BODY = 4 * 1024 * 1024
 
+# Parsing a URL takes a tenth of a call, and an item is written to again and again: 3 MB at most.
+URLS_KEPT = 4096
+
 
 class HttpExchange:
     """Sends requests with the pinned version; raises the package's errors and no others.
@@ -47,7 +52,7 @@ class HttpExchange:
         timeouts: Timeouts,
         transport: httpx.AsyncBaseTransport,
     ) -> None:
-        headers = {
+        read = {
             "Authorization": f"Bearer {api_key}",
             "Stripe-Version": STRIPE_VERSION,
             "User-Agent": user_agent,
@@ -56,8 +61,11 @@ class HttpExchange:
             "Accept-Encoding": "identity",
         }
         if account is not None:
-            headers["Stripe-Account"] = account
-        self._headers = headers
+            read["Stripe-Account"] = account
+        write = read | {"Content-Type": "application/x-www-form-urlencoded"}
+        self._read_headers = httpx.Headers(read)
+        self._write_headers = httpx.Headers(write)
+        self._url = lru_cache(maxsize=URLS_KEPT)(httpx.URL)
         self._api_key = api_key
         self._base_url = base_url
         self._total = timeouts.total
@@ -73,26 +81,22 @@ class HttpExchange:
     async def get(self, path: str, query: str = "") -> Members:
         """The object at `path`. Errors: the whole tree of `StripeError`."""
         url = f"{self._base_url}{path}"
-        return await self._call("GET", f"{url}?{query}" if query else url, self._headers)
+        return await self._call("GET", f"{url}?{query}" if query else url)
 
     async def post(self, path: str, form: str, *, idempotency_key: str) -> Members:
         """The object that posting `form` gave. Errors: the whole tree of `StripeError`."""
-        headers = self._headers | {
-            "Content-Type": "application/x-www-form-urlencoded",
-            IDEMPOTENCY_KEY: idempotency_key,
-        }
-        return await self._call("POST", f"{self._base_url}{path}", headers, form.encode("ascii"))
+        url = f"{self._base_url}{path}"
+        return await self._call("POST", url, form.encode("ascii"), key=idempotency_key)
 
     async def _call(
-        self, method: str, url: str, headers: dict[str, str], content: bytes | None = None
+        self, method: str, url: str, content: bytes = b"", *, key: str | None = None
     ) -> Members:
-        response, body = await self._send(method, url, headers, content)
+        response, body = await self._send(method, url, content, key)
         answered = _by_name(response.headers)
         meta = read_meta(response.status_code, answered)
         # An answer that came twice is what the next request on its connection reads first: seen
         # with a stale refusal, by which a record that Stripe had just taken would go elsewhere.
-        asked = headers.get(IDEMPOTENCY_KEY)
-        if answered.get(IDEMPOTENCY_KEY.lower(), asked) != asked:
+        if answered.get(IDEMPOTENCY_KEY.lower(), key) != key:
             raise MalformedAnswer("it is to another request", meta=meta)
         if not 200 <= meta.status < 300:
             raise self._refusal(body, meta)
@@ -105,17 +109,14 @@ class HttpExchange:
         return parse_object(body, meta)
 
     async def _send(
-        self, method: str, url: str, headers: dict[str, str], content: bytes | None
+        self, method: str, url: str, content: bytes, key: str | None
     ) -> tuple[httpx.Response, bytes | None]:
         if self._closed:
             raise StripeUnreachable("the client is closed", phase=FailurePhase.CONNECT, sent=False)
         try:
             async with asyncio.timeout(self._total):
-                response = await self._transport.handle_async_request(
-                    httpx.Request(
-                        method, url, headers=headers, content=content, extensions=self._extensions
-                    )
-                )
+                request = self._request(method, self._url(url), content, key)
+                response = await self._transport.handle_async_request(request)
                 try:
                     return response, await _bounded_body(response)
                 finally:
@@ -124,6 +125,24 @@ class HttpExchange:
             failure = unreachable(error, secret=self._api_key)
         # Raised outside the handler, so that not even __context__ leads to the request's headers.
         raise failure
+
+    def _request(
+        self, method: str, url: httpx.URL, content: bytes, key: str | None
+    ) -> httpx.Request:
+        # A stream that is read at once, and headers that need no search for their encoding: 10 us
+        # instead of 100. Host and Content-Length are aiohttp's to write.
+        request = httpx.Request(
+            method,
+            url,
+            headers=self._read_headers if key is None else self._write_headers,
+            stream=httpx.ByteStream(content),
+            extensions=self._extensions,
+        )
+        request.read()
+        if key is not None:
+            request.headers[IDEMPOTENCY_KEY] = key
+        request.headers.encoding = "ascii"
+        return request
 
     def _refusal(self, body: bytes | None, meta: AnswerMeta) -> StripeAnswered:
         answer = _error_answer(body or b"", meta, self._api_key)
@@ -140,8 +159,14 @@ def _by_name(headers: httpx.Headers) -> dict[str, str]:
 
 
 async def _bounded_body(response: httpx.Response) -> bytes | None:
+    chunks: AsyncIterable[bytes] = response.aiter_bytes()
+    # httpx's decoders take 30 us also for what is not encoded, as we ask for it.
+    if "content-encoding" not in response.headers and isinstance(
+        response.stream, httpx.AsyncByteStream
+    ):
+        chunks = response.stream
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in chunks:
         body += chunk
         if len(body) > LARGEST_BODY:
             return None

@@ -13,19 +13,23 @@ from app.stripe_client.errors import MalformedAnswer
 from app.stripe_client.meta import AnswerMeta
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# `json.loads` with arguments of its own makes a decoder each time.
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
+
+
 def parse_object(body: bytes, meta: AnswerMeta) -> "Members":
     """The JSON object in `body`. Fractions become `Decimal`, never `float`."""
     try:
-        value = json.loads(body, parse_float=Decimal, parse_constant=_refuse_constant)
+        value = _DECODER.decode(body.decode())
     except RecursionError:
         raise MalformedAnswer("the body is nested too deeply", meta=meta) from None
     except ValueError:
         raise MalformedAnswer("the body is not JSON", meta=meta) from None
     return Members(value, at="", meta=meta)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 class Members:

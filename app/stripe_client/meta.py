@@ -15,6 +15,7 @@ LONGEST_RETRY_AFTER = 86_400
 LONGEST_HEADER = 255
 
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
+_FLAGS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,14 @@ def _text(headers: Mapping[str, str], name: str) -> str | None:
 
 
 def _flag(headers: Mapping[str, str], name: str) -> bool | None:
-    return {"true": True, "false": False}.get((headers.get(name) or "").strip().lower())
+    value = headers.get(name)
+    return None if value is None else _FLAGS.get(value.strip().lower())
 
 
 def _retry_after(headers: Mapping[str, str]) -> int | None:
     raw = (headers.get("retry-after") or "").strip()
+    if not raw:
+        return None
     if _SECONDS.fullmatch(raw):
         return min(int(raw), LONGEST_RETRY_AFTER)
     until = _http_date(raw)
