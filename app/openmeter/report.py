@@ -85,8 +85,48 @@ class UsageReport:
     windows: tuple[ReportedWindow, ...]
 
 
+_Groups = tuple[tuple[str, str], ...]
+_Facts = dict[tuple[str, _Groups, datetime, datetime], tuple[int, UsagePayload]]
+"""(subject, groups, start, end) -> its position in `usage`, and what stands there."""
+
+
+def is_report(body: bytes) -> bool:
+    """Whether `parse_message` finds a report in a raw body, and none of the other messages.
+
+    Raises as that does; it only spares making the windows.
+    """
+    return not isinstance(_facts_in(body), OtherMessage)
+
+
 def parse_message(body: bytes) -> UsageReport | OtherMessage:
     """The message in a raw body. Raises InvalidMessage or UnknownType."""
+    found = _facts_in(body)
+    if isinstance(found, OtherMessage):
+        return found
+    payload, facts = found
+    asked = payload.query.subject if payload.query else None
+    return UsageReport(
+        report_slug=payload.report.slug if payload.report else None,
+        meter=Meter(
+            slug=payload.meter.slug,
+            id=payload.meter.id,
+            aggregation=(payload.meter.aggregation or "UNKNOWN").upper(),
+        ),
+        windows=tuple(
+            ReportedWindow(
+                subject,
+                group_by,
+                row.value,
+                start,
+                end,
+                subject_contradicts=bool(row.subject and asked and row.subject != asked),
+            )
+            for (subject, group_by, start, end), (_, row) in facts.items()
+        ),
+    )
+
+
+def _facts_in(body: bytes) -> tuple[MessagePayload, _Facts] | OtherMessage:
     try:
         message = read_json(body)
     except NotStrictJson as error:
@@ -103,12 +143,12 @@ def parse_message(body: bytes) -> UsageReport | OtherMessage:
         raise InvalidMessage(
             payload_faults(error.errors(include_url=False, include_context=False))
         ) from None
-    report = _report(payload)
+    facts = _facts(payload)
     try:
         refuse_constants(body)
     except NotStrictJson as error:
         raise _whole(str(error)) from None
-    return report
+    return payload, facts
 
 
 def _bound_windows(message: dict[str, object]) -> None:
@@ -130,52 +170,28 @@ def _other(kind: object, *, present: bool) -> OtherMessage:
     return OtherMessage(kind)
 
 
-def _report(payload: MessagePayload) -> UsageReport:
+def _facts(payload: MessagePayload) -> _Facts:
+    """Each fact where it stands first. Raises InvalidMessage."""
     asked = payload.query.subject if payload.query else None
     faults: list[PathFault] = []
-    first: dict[object, tuple[int, ReportedWindow]] = {}
+    facts: _Facts = {}
     for position, row in enumerate(payload.usage):
         if len(faults) >= MAX_FAULTS:
             break
-        window = _window(row, asked or "")
-        fault = _window_fault(window)
-        if fault is not None:
-            faults.append((f"usage[{position}].{fault[0]}", fault[1]))
+        subject = row.subject or asked
+        if not subject:
+            faults.append((f"usage[{position}].subject", "is missing here and in query"))
             continue
-        key = (window.subject, window.group_by, window.window_start, window.window_end)
-        earlier, standing = first.setdefault(key, (position, window))
+        if row.window_end <= row.window_start:
+            faults.append((f"usage[{position}].windowEnd", "must be after windowStart"))
+            continue
+        groups = row.group_by
+        group_by = tuple(sorted((name, groups[name] or "") for name in groups)) if groups else ()
+        key = (subject, group_by, row.window_start, row.window_end)
+        earlier, standing = facts.setdefault(key, (position, row))
         # Which of two values is meant cannot be known; one of them would bill wrongly.
-        if standing.value != window.value:
+        if standing.value != row.value:
             faults.append((f"usage[{position}]", f"contradicts usage[{earlier}]: another value"))
     if faults:
         raise InvalidMessage(tuple(faults))
-    return UsageReport(
-        report_slug=payload.report.slug if payload.report else None,
-        meter=Meter(
-            slug=payload.meter.slug,
-            id=payload.meter.id,
-            aggregation=(payload.meter.aggregation or "UNKNOWN").upper(),
-        ),
-        windows=tuple(window for _, window in first.values()),
-    )
-
-
-def _window(row: UsagePayload, asked: str) -> ReportedWindow:
-    return ReportedWindow(
-        subject=row.subject or asked,
-        group_by=tuple(sorted((name, value or "") for name, value in row.group_by.items()))
-        if row.group_by
-        else (),
-        value=row.value,
-        window_start=row.window_start,
-        window_end=row.window_end,
-        subject_contradicts=bool(row.subject and asked and row.subject != asked),
-    )
-
-
-def _window_fault(window: ReportedWindow) -> PathFault | None:
-    if not window.subject:
-        return "subject", "is missing here and in query"
-    if window.window_end <= window.window_start:
-        return "windowEnd", "must be after windowStart"
-    return None
+    return facts

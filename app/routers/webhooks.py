@@ -36,7 +36,7 @@ from app.inbox.delivery import Delivery, Receipt
 from app.inbox.writer import Inbox
 from app.observability.refusals import RefusalLog
 from app.openmeter.message_time import message_time
-from app.openmeter.report import InvalidMessage, OtherMessage, UnknownType, parse_message
+from app.openmeter.report import InvalidMessage, UnknownType, is_report
 from app.openmeter.signature import SignatureInvalid, SignedMessage, WebhookVerifier
 from app.routers.body import check_length, read_body
 from app.routers.problems import responses
@@ -180,7 +180,7 @@ async def receive_message(
 async def _take(services: WebhookServices, message: SignedMessage, body: bytes) -> Response:
     faults: tuple[Fault, ...] | None = None
     try:
-        if isinstance(parse_message(body), OtherMessage):
+        if not is_report(body):
             services.counters["webhook_ignored"] += 1
             return _IGNORED
     except UnknownType:
