@@ -33,6 +33,7 @@ subscription_lanes = Table(
     Index(
         "ix_subscription_lanes_period_end",
         "period_end",
+        "due_at",
         postgresql_where=text("due_at is not null"),
     ),
 )
