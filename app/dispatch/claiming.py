@@ -9,15 +9,14 @@ key for 24 hours only: one whose answer was not written down is held, and never 
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Row
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.dispatch.driver import fetch
 from app.dispatch.keys import idempotency_key
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
@@ -29,8 +28,7 @@ RECORDS_PER_LANE = 5
 LOST_ANSWER_PATIENCE = timedelta(seconds=180)
 
 
-@dataclass(frozen=True, slots=True)
-class DueRecord:
+class DueRecord(NamedTuple):
     """A due record as it stands; `sent_*` is the POST whose answer was not written down."""
 
     id: int
@@ -52,8 +50,7 @@ class DueRecord:
     sent_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Withheld:
+class Withheld(NamedTuple):
     """A due record for which nothing leaves: held, or without `reason` already as it should be."""
 
     id: int
@@ -124,6 +121,25 @@ def _claimed(
     )
 
 
+_DUE = """
+    select r.id, r.subscription, r.subscription_item, r.timestamp, r.svix_id, r.revision,
+           -- A quantity is whole, and may be any: a bigint is not enough, a decimal takes longest.
+           trunc(r.wanted_quantity)::text, trunc(r.reported_quantity)::text,
+           r.increment, r.doubtful,
+           r.sent_key, coalesce(trunc(r.sent_quantity), 0)::text,
+           coalesce(r.sent_action = 'increment', false),
+           r.key_suffix, r.failures, r.failed_at, r.sent_at
+    from unnest(cast($1 as text[])) as lane (subscription)
+    cross join lateral (
+        select * from usage_records
+        where subscription = lane.subscription and state = 'due' and due_at <= $2
+        order by due_at, id limit $3
+    ) as r
+    -- Of a turn, first what may have left already: no index has it in front of the backlog.
+    order by r.subscription, r.sent_key is null, r.due_at, r.id
+"""
+
+
 async def claim_records(
     connection: AsyncConnection, subscriptions: Collection[str], *, now: datetime, per_lane: int
 ) -> list[ClaimedRecord]:
@@ -131,25 +147,7 @@ async def claim_records(
 
     What must not leave is held (or, with nothing left to send, reported) and not returned.
     """
-    rows = await connection.execute(
-        text(
-            """
-            select r.id, r.subscription, r.subscription_item, r.timestamp, r.svix_id,
-                   r.revision, r.wanted_quantity, r.reported_quantity, r.increment, r.doubtful,
-                   r.sent_key, r.sent_quantity, r.sent_action, r.sent_at, r.key_suffix,
-                   r.failures, r.failed_at
-            from unnest(cast(:subscriptions as text[])) as lane (subscription)
-            cross join lateral (
-                select * from usage_records
-                where subscription = lane.subscription and state = 'due' and due_at <= :now
-                order by due_at, id limit :per_lane
-            ) as r
-            -- Of a turn, first what may have left already: no index has it in front of the backlog.
-            order by r.subscription, r.sent_key is null, r.due_at, r.id
-            """
-        ),
-        {"subscriptions": list(subscriptions), "now": now, "per_lane": per_lane},
-    )
+    rows = await fetch(connection, _DUE, list(subscriptions), now, per_lane)
     found = [what_leaves(due) for due in _few_increments([_due(row) for row in rows])]
     claimed = [entry for entry in found if isinstance(entry, ClaimedRecord)]
     withheld = [entry for entry in found if isinstance(entry, Withheld)]
@@ -173,51 +171,39 @@ def _few_increments(due: Iterable[DueRecord]) -> Iterator[DueRecord]:
             yield record
 
 
-def _due(row: Row[Any]) -> DueRecord:
-    return DueRecord(
-        row.id,
-        row.subscription,
-        row.subscription_item,
-        row.timestamp,
-        row.svix_id,
-        row.revision,
-        int(row.wanted_quantity),
-        int(row.reported_quantity),
-        row.increment,
-        row.doubtful,
-        row.sent_key,
-        int(row.sent_quantity or 0),
-        row.sent_action == "increment",
-        row.key_suffix,
-        row.failures,
-        row.failed_at,
-        row.sent_at,
-    )
+_QUANTITIES = tuple(map(DueRecord._fields.index, ("wanted", "reported", "sent_quantity")))
+
+
+def _due(row: asyncpg.Record) -> DueRecord:
+    """The columns of `_DUE` are the fields, in their order; quantities are digits."""
+    fields = list(row)
+    for at in _QUANTITIES:
+        fields[at] = int(fields[at])
+    return DueRecord._make(fields)
+
+
+_CLAIM = """
+    update usage_records r set sent_key = t.key, sent_quantity = cast(t.quantity as numeric),
+        sent_action = t.action,
+        -- Of what may have left before: that tells for how long Stripe has known the key.
+        sent_at = case when r.sent_key = t.key then r.sent_at else $5 end
+    from unnest(cast($1 as bigint[]), cast($2 as text[]), cast($3 as text[]), cast($4 as text[]))
+        as t (id, key, quantity, action)
+    where r.id = t.id
+"""
 
 
 async def _write_claims(
     connection: AsyncConnection, claimed: Sequence[ClaimedRecord], now: datetime
 ) -> None:
-    await connection.execute(
-        text(
-            """
-            update usage_records r set sent_key = t.key, sent_quantity = t.quantity,
-                sent_action = t.action,
-                -- Of what may have left before: that tells for how long Stripe has known the key.
-                sent_at = case when r.sent_key = t.key then r.sent_at else :now end
-            from unnest(cast(:ids as bigint[]), cast(:keys as text[]),
-                        cast(:quantities as numeric[]), cast(:actions as text[]))
-                as t (id, key, quantity, action)
-            where r.id = t.id
-            """
-        ),
-        {
-            "now": now,
-            "ids": [record.id for record in claimed],
-            "keys": [record.key for record in claimed],
-            "quantities": [Decimal(record.quantity) for record in claimed],
-            "actions": [record.action for record in claimed],
-        },
+    await fetch(
+        connection,
+        _CLAIM,
+        [record.id for record in claimed],
+        [record.key for record in claimed],
+        [str(record.quantity) for record in claimed],
+        [record.action for record in claimed],
+        now,
     )
 
 

@@ -6,7 +6,10 @@ One transaction for many lanes, and in it also when there will be something to c
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -18,7 +21,6 @@ from app.dispatch.claiming import RECORDS_PER_LANE, claim_records
 from app.dispatch.experience import Experience
 from app.dispatch.lanes import Lane
 from app.dispatch.leases import Leases
-from app.dispatch.line import Line
 from app.dispatch.probing import ONLY_A_RECORD_TELLS
 from app.dispatch.records import ClaimedRecord
 from app.errors import DatabaseUnavailable
@@ -66,19 +68,14 @@ class Claims:
 
         None: the line is to be probed, and nothing is due that it could be probed with.
         """
+        self.more, self.next_look = False, None
+        if self._experience.stop_unwritten:
+            return []
         now = self._clock.now()
         asked_at = time.monotonic()
-        self.more, self.next_look = False, None
         try:
             async with transaction(self._engine) as connection:
-                line = await the_line.read_line(connection)
-                self._experience.line_is(stopped=line.stopped)
-                if line.stopped:
-                    lanes = await self._claim_probe(connection, line, now)
-                elif self._experience.line_stopped:
-                    return []  # its stop is about to be written down
-                else:
-                    lanes = await self._claim_lanes(connection, now, limit)
+                lanes = await self._claim_lanes(connection, now, limit)
         except DatabaseUnavailable:
             logger.warning("the database is not available; nothing is claimed")
             await asyncio.sleep(DATABASE_PAUSE)
@@ -88,59 +85,50 @@ class Claims:
             self._leases.probing = True
         return lanes
 
-    async def _claim_probe(
-        self, connection: AsyncConnection, line: Line, now: datetime
+    async def _claim_lanes(
+        self, connection: AsyncConnection, now: datetime, limit: int
     ) -> list[Lane] | None:
+        urgent = self._urgent + limit * store.URGENT_SHARE
+        claim = await store.claim_lanes(
+            connection, now=now, worker=self._worker, limit=limit, urgent=int(urgent)
+        )
+        self._experience.line_is(stopped=claim.stopped)
+        if claim.stopped:
+            return await self._claim_probe(connection, now)
+        self._urgent = urgent % 1
+        per_lane = RECORDS_PER_LANE if self._others_wait else RECORDS_OF_A_LONE_LANE
+        self.more = self._others_wait = len(claim.leased) == limit
+        self.next_look = claim.next_look
+        return await _records_of(connection, claim.leased, now, per_lane=per_lane)
+
+    async def _claim_probe(self, connection: AsyncConnection, now: datetime) -> list[Lane] | None:
         """One lane with one record, if this worker is the one that may probe now."""
+        line = await the_line.read_line(connection)
         if not await the_line.take_probe(connection, now=now):
             if line.probe_at is not None:
                 self.next_look = (line.probe_at - now).total_seconds()
             return []
-        lanes, _ = await self._lease(connection, now, limit=1, per_lane=1, probe=True)
-        if lanes or line.reason not in ONLY_A_RECORD_TELLS:
-            return lanes or None
+        claim = await store.claim_lanes(
+            connection, now=now, worker=self._worker, limit=1, probe=True
+        )
+        lanes = await _records_of(connection, claim.leased, now, per_lane=1)
+        if lanes:
+            return [replace(lane, probe=True) for lane in lanes]
+        if line.reason not in ONLY_A_RECORD_TELLS:
+            return None
         await the_line.return_probe(connection, now=now)
         return []
 
-    async def _claim_lanes(
-        self, connection: AsyncConnection, now: datetime, limit: int
-    ) -> list[Lane]:
-        self._urgent += limit * store.URGENT_SHARE
-        urgent = int(self._urgent)
-        self._urgent -= urgent
-        per_lane = RECORDS_PER_LANE if self._others_wait else RECORDS_OF_A_LONE_LANE
-        lanes, leased = await self._lease(
-            connection, now, limit=limit, per_lane=per_lane, urgent=urgent
-        )
-        self.more = self._others_wait = leased == limit
-        if not self.more:
-            self.next_look = await store.seconds_to_next(connection, now)
-        return lanes
 
-    async def _lease(
-        self,
-        connection: AsyncConnection,
-        now: datetime,
-        *,
-        limit: int,
-        per_lane: int,
-        urgent: int = 0,
-        probe: bool = False,
-    ) -> tuple[list[Lane], int]:
-        """Lanes with due records; and how many were leased, with those that have none."""
-        tokens = await store.claim_lanes(
-            connection, now=now, worker=self._worker, limit=limit, urgent=urgent
-        )
-        if not tokens:
-            return [], 0
-        by_lane: dict[str, list[ClaimedRecord]] = {name: [] for name in tokens}
-        for record in await claim_records(connection, tokens, now=now, per_lane=per_lane):
-            by_lane[record.subscription].append(record)
-        empty = [name for name, records in by_lane.items() if not records]
-        await store.release_lanes(connection, empty, now=now)
-        lanes = [
-            Lane(name, tokens[name], tuple(records), probe)
-            for name, records in by_lane.items()
-            if records
-        ]
-        return lanes, len(tokens)
+async def _records_of(
+    connection: AsyncConnection, leased: Mapping[str, UUID], now: datetime, *, per_lane: int
+) -> list[Lane]:
+    """Leased lanes (name -> token) with their due records; those that have none are released."""
+    if not leased:
+        return []
+    records: dict[str, list[ClaimedRecord]] = {name: [] for name in leased}
+    for record in await claim_records(connection, leased, now=now, per_lane=per_lane):
+        records[record.subscription].append(record)
+    empty = [name for name, found in records.items() if not found]
+    await store.release_lanes(connection, empty, now=now)
+    return [Lane(name, leased[name], tuple(found)) for name, found in records.items() if found]

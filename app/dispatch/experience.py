@@ -22,6 +22,11 @@ class Experience:
         self._outages = 0  # failures in a row that speak of Stripe and not of a record
         self._in_a_row: dict[int, int] = {}  # record -> its failures since its last success
 
+    @property
+    def stop_unwritten(self) -> bool:
+        """Whether the line's stop is about to be written down: nothing is to be claimed."""
+        return self._unwritten > 0
+
     def failures_of(self, record: int) -> int:
         """How often a record failed since its last success, as far as this process knows."""
         return self._in_a_row.get(record, 0)

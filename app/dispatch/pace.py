@@ -62,15 +62,16 @@ class _Slots:
         """When the last one is over."""
         return self.first + self.number * self.spacing
 
-    def take(self, overdue: float) -> float | None:
-        """The next slot that is not before `overdue`, if there is one."""
+    def take(self, *, overdue: float, until: float = math.inf) -> float | None:
+        """The next slot that is not before `overdue`, if there is one; nor after `until`."""
         passed = math.ceil((overdue - self.first) / self.spacing)
         self.next = max(self.next, passed)
-        if self.next >= self.number:
+        slot = self.first + self.next * self.spacing
+        if self.next >= self.number or slot > until:
             return None
         self.next += 1
         self.used += 1
-        return self.first + (self.next - 1) * self.spacing
+        return slot
 
 
 def limits_of(account: str, *, start: float, ceiling: float | None) -> PaceLimits:
@@ -106,22 +107,37 @@ class Pace:
         self._lead = 0.0
         self._resume_at = 0.0
         self._begun = False
-        # asyncio.Lock wakes its waiters first come, first served; only its holder leases.
+        # asyncio.Lock wakes its waiters first come, first served. Only the holder of the one
+        # leases, and that of the other waits for its slot: of two that were due at once (the
+        # process was paused) the later one would not sleep at all, and overtake the other.
         self._leasing = asyncio.Lock()
+        self._leaving = asyncio.Lock()
 
     @property
     def ahead(self) -> int:
         """How many calls may usefully wait for their turn at once."""
         return max(int(self._rate * MOST_AHEAD), FEWEST_AHEAD)
 
+    def turn_now(self) -> bool:
+        """Whether a call may leave at once, as nobody waits and a slot is there; it is taken."""
+        if self._asking or self._leaving.locked():
+            return False
+        now = self._monotonic()
+        return self._slots.take(overdue=self._overdue(now), until=now) is not None
+
     async def turn(self) -> None:
         """Wait until a call may leave. One that is cancelled leaves its slot unused."""
         while True:
             pauses, slot = await self._take()
-            while (wait := slot - self._monotonic()) > 0:
-                await self._sleep(wait)
-            if pauses == self._pauses and self._keeps(late=-wait):
-                return
+            async with self._leaving:
+                while (wait := slot - self._monotonic()) > 0:
+                    await self._sleep(wait)
+                if pauses == self._pauses and self._keeps(late=-wait):
+                    return
+
+    def _overdue(self, now: float) -> float:
+        """A slot that is before this has passed."""
+        return now - (LATE_ALLOWED if self._rate <= DENSE_RATE else DENSE_LATE_ALLOWED)
 
     def _keeps(self, *, late: float) -> bool:
         """Whether a call may leave so many seconds after its slot: not in a bunch with the next."""
@@ -165,8 +181,7 @@ class Pace:
         try:
             async with self._leasing:
                 while True:
-                    late = LATE_ALLOWED if self._rate <= DENSE_RATE else DENSE_LATE_ALLOWED
-                    slot = self._slots.take(self._monotonic() - late)
+                    slot = self._slots.take(overdue=self._overdue(self._monotonic()))
                     if slot is not None:
                         return self._pauses, slot
                     await self._refill()

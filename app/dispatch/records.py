@@ -4,13 +4,12 @@ Every call here needs the record's lane.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import text
+from app.dispatch.driver import fetch
 from app.dispatch.reasons import HoldReason
 from app.stripe_client.answers import Action
 
@@ -20,8 +19,7 @@ KEY_KEPT = timedelta(hours=23)
 DOUBT_PATIENCE = timedelta(seconds=60)
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRecord:
+class ClaimedRecord(NamedTuple):
     """A record and the POST that is to be made for it.
 
     `quantity` is what the record is set to or, with `increment`, what is added to it. `reported`:
@@ -56,8 +54,7 @@ class ClaimedRecord:
         return self.quantity if self.action == "set" else self.reported + self.quantity
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenAttempt:
+class WrittenAttempt(NamedTuple):
     """One attempt as it goes into the audit trail."""
 
     record: ClaimedRecord
@@ -71,8 +68,7 @@ class WrittenAttempt:
     replayed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RecordUpdate:
+class RecordUpdate(NamedTuple):
     """What an attempt changes on its record.
 
     `reported`: the quantity that Stripe confirmed. `settled`: no answer is outstanding any more.
@@ -92,106 +88,98 @@ class RecordUpdate:
     doubtful: bool = False
 
 
+_ATTEMPTS = """
+    insert into attempts (usage_record_id, idempotency_key, action, quantity, started_at,
+                          finished_at, outcome, problem, http_status, message, request_id,
+                          replayed, worker)
+    select t.record, t.key, t.action, cast(t.quantity as numeric), t.started, t.finished,
+           t.outcome, t.problem, t.status, t.message, t.request, t.replayed, $13
+    from unnest(cast($1 as bigint[]), cast($2 as text[]), cast($3 as text[]), cast($4 as text[]),
+                cast($5 as timestamptz[]), cast($6 as timestamptz[]), cast($7 as text[]),
+                cast($8 as text[]), cast($9 as int[]), cast($10 as text[]), cast($11 as text[]),
+                cast($12 as boolean[]))
+        as t (record, key, action, quantity, started, finished, outcome, problem, status,
+              message, request, replayed)
+"""
+
+
 async def write_attempts(
     connection: AsyncConnection, attempts: Sequence[WrittenAttempt], *, worker: str
 ) -> None:
     """Add to the audit trail."""
-    await connection.execute(
-        text(
-            """
-            insert into attempts (usage_record_id, idempotency_key, action, quantity, started_at,
-                                  finished_at, outcome, problem, http_status, message, request_id,
-                                  replayed, worker)
-            select t.record, t.key, t.action, t.quantity, t.started, t.finished, t.outcome,
-                   t.problem, t.status, t.message, t.request, t.replayed, :worker
-            from unnest(cast(:records as bigint[]), cast(:keys as text[]),
-                        cast(:quantities as numeric[]), cast(:actions as text[]),
-                        cast(:started as timestamptz[]), cast(:finished as timestamptz[]),
-                        cast(:outcomes as text[]), cast(:problems as text[]),
-                        cast(:statuses as int[]), cast(:messages as text[]),
-                        cast(:requests as text[]), cast(:replayed as boolean[]))
-                as t (record, key, quantity, action, started, finished, outcome, problem, status,
-                      message, request, replayed)
-            """
-        ),
-        {
-            "worker": worker,
-            "records": [a.record.id for a in attempts],
-            "keys": [a.record.key for a in attempts],
-            "quantities": [Decimal(a.record.quantity) for a in attempts],
-            "actions": [a.record.action for a in attempts],
-            "started": [a.started_at for a in attempts],
-            "finished": [a.finished_at for a in attempts],
-            "outcomes": [a.outcome for a in attempts],
-            "problems": [a.problem for a in attempts],
-            "statuses": [a.http_status for a in attempts],
-            "messages": [a.message for a in attempts],
-            "requests": [a.request_id for a in attempts],
-            "replayed": [a.replayed for a in attempts],
-        },
+    await fetch(
+        connection,
+        _ATTEMPTS,
+        [a.record.id for a in attempts],
+        [a.record.key for a in attempts],
+        [a.record.action for a in attempts],
+        [str(a.record.quantity) for a in attempts],
+        [a.started_at for a in attempts],
+        [a.finished_at for a in attempts],
+        [a.outcome for a in attempts],
+        [a.problem for a in attempts],
+        [a.http_status for a in attempts],
+        [a.message for a in attempts],
+        [a.request_id for a in attempts],
+        [a.replayed for a in attempts],
+        worker,
     )
+
+
+_UPDATES = """
+    with t as (
+        select *, cast(digits as numeric) as reported from unnest(
+            cast($1 as bigint[]), cast($2 as text[]), cast($3 as boolean[]), cast($4 as text[]),
+            cast($5 as text[]), cast($6 as timestamptz[]), cast($7 as boolean[]),
+            cast($8 as timestamptz[]), cast($9 as text[]), cast($10 as boolean[]))
+        as u (id, digits, settled, held, detail, retry_at, counted, failed_at, key, doubtful))
+    update usage_records r set
+        reported_quantity = coalesce(t.reported, r.reported_quantity),
+        doubtful = t.reported is null and (r.doubtful or t.doubtful),
+        sent_key = case when t.settled then null else coalesce(t.key, r.sent_key) end,
+        sent_quantity = case when t.settled then null else r.sent_quantity end,
+        sent_at = case when t.settled then null else r.sent_at end,
+        sent_action = case when t.settled then null else r.sent_action end,
+        compare_at = case when t.held = $11 then cast($12 as timestamptz) end,
+        comparisons = 0,
+        -- Stripe may repeat a stored refusal under its key, also when the cause is gone.
+        key_suffix = r.key_suffix
+            + (t.key is not null or (t.settled and t.reported is null))::int,
+        failures = case when t.reported is not null then 0 else r.failures + t.counted::int end,
+        failed_at = t.failed_at,
+        state = case when t.held is not null then 'held'
+                     when t.reported = r.wanted_quantity then 'reported'
+                     -- Nothing newer is sent to a period that was closed meanwhile.
+                     when t.reported is not null and r.timestamp <= p.closed_until then 'late'
+                     else 'due' end,
+        reason = t.held,
+        detail = t.detail,
+        due_at = case when t.held is not null or t.reported = r.wanted_quantity then null
+                      else coalesce(greatest(r.due_at, t.retry_at), $13) end,
+        unsent_since = case when t.reported = r.wanted_quantity then null
+                            else r.unsent_since end
+    from t, item_periods p where r.id = t.id and p.id = r.item_period_id
+"""
 
 
 async def write_updates(
     connection: AsyncConnection, updates: Sequence[RecordUpdate], *, now: datetime
 ) -> None:
     """Write the outcome of attempts on their records, whose lanes this transaction has locked."""
-    await connection.execute(
-        text(
-            """
-            with t as (
-                select * from unnest(
-                    cast(:ids as bigint[]), cast(:reported as numeric[]),
-                    cast(:settled as boolean[]), cast(:held as text[]), cast(:detail as text[]),
-                    cast(:retry_at as timestamptz[]), cast(:counted as boolean[]),
-                    cast(:failed_at as timestamptz[]), cast(:keys as text[]),
-                    cast(:doubtful as boolean[]))
-                as u (id, reported, settled, held, detail, retry_at, counted, failed_at, key,
-                      doubtful))
-            update usage_records r set
-                reported_quantity = coalesce(t.reported, r.reported_quantity),
-                doubtful = t.reported is null and (r.doubtful or t.doubtful),
-                sent_key = case when t.settled then null else coalesce(t.key, r.sent_key) end,
-                sent_quantity = case when t.settled then null else r.sent_quantity end,
-                sent_at = case when t.settled then null else r.sent_at end,
-                sent_action = case when t.settled then null else r.sent_action end,
-                compare_at = case when t.held = :in_doubt
-                                  then cast(:compare_at as timestamptz) end,
-                comparisons = 0,
-                -- Stripe may repeat a stored refusal under its key, also when the cause is gone.
-                key_suffix = r.key_suffix
-                    + (t.key is not null or (t.settled and t.reported is null))::int,
-                failures = case when t.reported is not null then 0
-                                else r.failures + t.counted::int end,
-                failed_at = t.failed_at,
-                state = case when t.held is not null then 'held'
-                             when t.reported = r.wanted_quantity then 'reported'
-                             -- Nothing newer is sent to a period that was closed meanwhile.
-                             when t.reported is not null and r.timestamp <= p.closed_until
-                                 then 'late'
-                             else 'due' end,
-                reason = t.held,
-                detail = t.detail,
-                due_at = case when t.held is not null or t.reported = r.wanted_quantity then null
-                              else coalesce(greatest(r.due_at, t.retry_at), :now) end,
-                unsent_since = case when t.reported = r.wanted_quantity then null
-                                    else r.unsent_since end
-            from t, item_periods p where r.id = t.id and p.id = r.item_period_id
-            """
-        ),
-        {
-            "in_doubt": HoldReason.IN_DOUBT.value,
-            "compare_at": now + DOUBT_PATIENCE,
-            "ids": [u.id for u in updates],
-            "reported": [None if u.reported is None else Decimal(u.reported) for u in updates],
-            "settled": [u.settled for u in updates],
-            "held": [u.held for u in updates],
-            "detail": [u.detail for u in updates],
-            "retry_at": [u.retry_at for u in updates],
-            "counted": [u.counted for u in updates],
-            "failed_at": [u.failed_at for u in updates],
-            "keys": [u.key for u in updates],
-            "doubtful": [u.doubtful for u in updates],
-            "now": now,
-        },
+    await fetch(
+        connection,
+        _UPDATES,
+        [u.id for u in updates],
+        [None if u.reported is None else str(u.reported) for u in updates],
+        [u.settled for u in updates],
+        [u.held for u in updates],
+        [u.detail for u in updates],
+        [u.retry_at for u in updates],
+        [u.counted for u in updates],
+        [u.failed_at for u in updates],
+        [u.key for u in updates],
+        [u.doubtful for u in updates],
+        HoldReason.IN_DOUBT.value,
+        now + DOUBT_PATIENCE,
+        now,
     )

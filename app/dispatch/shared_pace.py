@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
 from app.dispatch.decide import LONGEST_RETRY_AFTER
+from app.dispatch.driver import fetch
 
 # Seconds: the longest pause, and a minute for slots behind it (a hundred replicas lease one each).
 FURTHEST_AHEAD = LONGEST_RETRY_AFTER + 60.0
@@ -60,6 +61,26 @@ async def begin_pace(connection: AsyncConnection, limits: PaceLimits) -> None:
     )
 
 
+_LEASE = """
+    with pace as (
+        select account, greatest(least(rate, $2), $3) as rate,
+               next_at > clock_timestamp() as busy,
+               greatest(
+                   least(next_at, clock_timestamp() + make_interval(secs => $9))
+                       + make_interval(secs => $6),
+                   clock_timestamp() + make_interval(secs => $8)) as first
+        from stripe_pace where account = $1 for update),
+    -- What a crash of the server may undo is half a second of the pace, and no money.
+    quick as (select set_config('synchronous_commit', 'off', true))
+    update stripe_pace p set
+        rate = case when busy then least(pace.rate + $7, $2) else pace.rate end,
+        next_at = first + make_interval(secs => $4 / (pace.rate * $5))
+    from pace, quick where p.account = pace.account
+    returning pace.rate, extract(epoch from first)::float8 as first,
+              extract(epoch from clock_timestamp())::float8 as at
+"""
+
+
 async def lease_slots(
     connection: AsyncConnection,
     limits: PaceLimits,
@@ -76,43 +97,20 @@ async def lease_slots(
     within `lead` seconds from now: so long the answer takes. While all that was leased is used the
     rate rises by `raised`.
     """
-    row = (
-        await connection.execute(
-            text(
-                """
-                with pace as (
-                    select account, greatest(least(rate, :ceiling), :floor) as rate,
-                           next_at > clock_timestamp() as busy,
-                           greatest(
-                               least(next_at, clock_timestamp() + make_interval(secs => :furthest))
-                                   + make_interval(secs => :late),
-                               clock_timestamp() + make_interval(secs => :lead)) as first
-                    from stripe_pace where account = :account for update),
-                -- What a crash of the server may undo is half a second of the pace, and no money.
-                quick as (select set_config('synchronous_commit', 'off', true))
-                update stripe_pace p set
-                    rate = case when busy then least(pace.rate + :raised, :ceiling)
-                                else pace.rate end,
-                    next_at = first + make_interval(secs => :slots / (pace.rate * :margin))
-                from pace, quick where p.account = pace.account
-                returning pace.rate, extract(epoch from first)::float8 as first,
-                          extract(epoch from clock_timestamp())::float8 as at
-                """
-            ),
-            {
-                "account": limits.account,
-                "ceiling": limits.ceiling,
-                "floor": limits.floor,
-                "slots": float(slots),
-                "margin": margin,
-                "late": late,
-                "raised": raised,
-                "lead": lead,
-                "furthest": FURTHEST_AHEAD,
-            },
-        )
-    ).one_or_none()
-    return None if row is None else Lease(row.rate, row.first, row.at)
+    rows = await fetch(
+        connection,
+        _LEASE,
+        limits.account,
+        limits.ceiling,
+        limits.floor,
+        float(slots),
+        margin,
+        late,
+        raised,
+        lead,
+        FURTHEST_AHEAD,
+    )
+    return Lease(**rows[0]) if rows else None
 
 
 async def slow_down(

@@ -1,6 +1,5 @@
 """Which POST leaves for a due record, and what must not leave: a table, then on the database."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -39,33 +38,33 @@ DUE = DueRecord(
     failures=0,
     failed_at=None,
 )
-ADDED = replace(DUE, increment=True)
+ADDED = DUE._replace(increment=True)
 
 # action, quantity, what Stripe holds afterwards, whether it may have left before
 LEAVES: dict[str, tuple[DueRecord, tuple[str, int, int, bool]]] = {
     "a set": (DUE, ("set", 10, 10, False)),
-    "a set downward": (replace(DUE, wanted=1), ("set", 1, 1, False)),
-    "a set that is doubtful": (replace(DUE, doubtful=True), ("set", 10, 10, False)),
-    "a set that was sent": (replace(DUE, sent_key="k", sent_quantity=6), ("set", 6, 6, True)),
+    "a set downward": (DUE._replace(wanted=1), ("set", 1, 1, False)),
+    "a set that is doubtful": (DUE._replace(doubtful=True), ("set", 10, 10, False)),
+    "a set that was sent": (DUE._replace(sent_key="k", sent_quantity=6), ("set", 6, 6, True)),
     "a difference": (ADDED, ("increment", 6, 10, False)),
-    "all of it": (replace(ADDED, reported=0), ("increment", 10, 10, False)),
+    "all of it": (ADDED._replace(reported=0), ("increment", 10, 10, False)),
     "a set that was sent before thresholds": (
-        replace(ADDED, sent_key="k", sent_quantity=6),
+        ADDED._replace(sent_key="k", sent_quantity=6),
         ("set", 6, 6, True),
     ),
 }
 WITHHELD: dict[str, tuple[DueRecord, HoldReason | None, str]] = {
-    "nothing left": (replace(ADDED, wanted=4), None, ""),
-    "too much stands": (replace(ADDED, wanted=1), HoldReason.NEGATIVE_INCREMENT, "3 units"),
-    "all is too much": (replace(ADDED, wanted=0), HoldReason.NEGATIVE_INCREMENT, "4 units"),
-    "what stands is unknown": (replace(ADDED, doubtful=True), HoldReason.OUTCOME_IN_DOUBT, "4"),
+    "nothing left": (ADDED._replace(wanted=4), None, ""),
+    "too much stands": (ADDED._replace(wanted=1), HoldReason.NEGATIVE_INCREMENT, "3 units"),
+    "all is too much": (ADDED._replace(wanted=0), HoldReason.NEGATIVE_INCREMENT, "4 units"),
+    "what stands is unknown": (ADDED._replace(doubtful=True), HoldReason.OUTCOME_IN_DOUBT, "4"),
     "an increment was sent": (
-        replace(ADDED, sent_key="k", sent_quantity=6, sent_increment=True),
+        ADDED._replace(sent_key="k", sent_quantity=6, sent_increment=True),
         HoldReason.IN_DOUBT,
         "increment of 6",
     ),
     "an increment was sent before the record was one of set": (
-        replace(DUE, sent_key="k", sent_quantity=6, sent_increment=True),
+        DUE._replace(sent_key="k", sent_quantity=6, sent_increment=True),
         HoldReason.IN_DOUBT,
         "increment of 6",
     ),
@@ -91,12 +90,12 @@ def test_what_must_not_leave(due: DueRecord, reason: HoldReason | None, said: st
 def test_the_key_names_action_difference_and_revision() -> None:
     due = [
         DUE,
-        replace(DUE, wanted=6, reported=0),
-        replace(ADDED, wanted=6, reported=0),
+        DUE._replace(wanted=6, reported=0),
+        ADDED._replace(wanted=6, reported=0),
         ADDED,
-        replace(ADDED, wanted=11),
-        replace(ADDED, revision=4),
-        replace(ADDED, key_suffix=1),
+        ADDED._replace(wanted=11),
+        ADDED._replace(revision=4),
+        ADDED._replace(key_suffix=1),
     ]
     keys = [found.key for d in due if isinstance(found := what_leaves(d), ClaimedRecord)]
     assert len(keys) == len(due)

@@ -50,7 +50,8 @@ async def test_a_halving_of_the_future_hides_none_of_now(
 
 async def claim(engine: AsyncEngine, worker: str) -> set[str]:
     async with transaction(engine) as connection:
-        return set(await lanes.claim_lanes(connection, now=NOW, worker=worker, limit=8, urgent=4))
+        found = await lanes.claim_lanes(connection, now=NOW, worker=worker, limit=8, urgent=4)
+    return set(found.leased)
 
 
 async def test_a_lease_of_the_future_ends_soon_and_not_under_its_living_holder(
@@ -59,13 +60,14 @@ async def test_a_lease_of_the_future_ends_soon_and_not_under_its_living_holder(
     await ledger.want(1, 5)
     await ledger.want(2, 5)
     async with transaction(engine) as connection:
-        held = await lanes.claim_lanes(connection, now=NOW, worker="alive", limit=8)
+        held = (await lanes.claim_lanes(connection, now=NOW, worker="alive", limit=8)).leased
     await ledger.run(f"update subscription_lanes set leased_until = {HOUR}")
     await ledger.want(3, 5)
-    assert await claim(engine, "other") == {"sub_3"}
     async with transaction(engine) as connection:
-        wait = await lanes.seconds_to_next(connection, NOW)
+        found = await lanes.claim_lanes(connection, now=NOW, worker="other", limit=8, urgent=4)
+        wait = found.next_look
         renewal = await lanes.renew(connection, {held["sub_1"]: "sub_1"})
+    assert set(found.leased) == {"sub_3"}
     assert wait is not None
     assert wait <= lanes.LEASE
     assert renewal.renewed == {held["sub_1"]}

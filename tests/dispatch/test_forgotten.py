@@ -1,6 +1,5 @@
 """A POST whose answer was lost, repeated when Stripe may know its key no more."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -25,8 +24,8 @@ async def claim_at(engine: AsyncEngine, ledger: SeededLedger, clock: ManualClock
     await ledger.expire_leases()
     now = clock.now()
     async with transaction(engine) as connection:
-        lanes = await claim_lanes(connection, now=now, worker="w1", limit=1)
-        [record] = await claim_records(connection, lanes, now=now, per_lane=5)
+        claim = await claim_lanes(connection, now=now, worker="w1", limit=1)
+        [record] = await claim_records(connection, claim.leased, now=now, per_lane=5)
     return record
 
 
@@ -82,7 +81,7 @@ async def test_another_key_begins_anew(engine: AsyncEngine, ledger: SeededLedger
         )
         assert update is not None
         assert not update.doubtful  # it left a moment ago
-        await write_updates(connection, [replace(update, retry_at=None)], now=clock.now())
+        await write_updates(connection, [update._replace(retry_at=None)], now=clock.now())
     await ledger.run("update usage_records set due_at = :now", now=NOW)
     await ledger.run("update subscription_lanes set due_at = :now", now=NOW)
     await claim_at(engine, ledger, clock)

@@ -132,7 +132,8 @@ class Run:
     async def claim(self) -> list[Lane]:
         now = self.clock.now()
         async with transaction(self.engine) as connection:
-            tokens = await lanes.claim_lanes(connection, now=now, worker="w1", limit=9)
+            found = await lanes.claim_lanes(connection, now=now, worker="w1", limit=9)
+            tokens = found.leased
             records = await claim_records(connection, tokens, now=now, per_lane=5)
             if not records:
                 await lanes.release_lanes(connection, list(tokens))

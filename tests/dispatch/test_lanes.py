@@ -22,9 +22,10 @@ async def claim(
     per_lane: int = 5,
     now: datetime = NOW,
 ) -> list[Lane]:
-    """Lease what is due, as a dispatcher does."""
+    """Lease what is due, as a dispatcher does; also while the line is stopped."""
     async with transaction(engine) as connection:
-        tokens = await lanes.claim_lanes(connection, now=now, worker=worker, limit=limit)
+        found = await lanes.claim_lanes(connection, now=now, worker=worker, limit=limit, probe=True)
+        tokens = found.leased
         claimed = await claiming.claim_records(connection, tokens, now=now, per_lane=per_lane)
     return [
         Lane(name, token, tuple(r for r in claimed if r.subscription == name))
@@ -166,7 +167,8 @@ async def test_a_release_tells_when_the_lane_falls_due_again(
     }
     assert all(row["lease_token"] is None for row in rows)
     async with transaction(engine) as connection:
-        assert await lanes.seconds_to_next(connection, NOW) == 30
+        found = await lanes.claim_lanes(connection, now=NOW, worker="w1", limit=8)
+    assert (found.leased, found.next_look) == ({}, 30)
 
 
 async def test_a_stopping_worker_hands_back_its_own_leases(

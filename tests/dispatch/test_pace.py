@@ -237,6 +237,39 @@ async def test_turns_come_in_the_order_of_asking_and_a_cancelled_one_holds_up_no
     assert order == [n for n in range(12) if n not in (0, 5)]
 
 
+async def test_of_two_that_are_due_at_once_the_one_that_asked_first_leaves_first() -> None:
+    """A process that was paused finds both due: one in its sleep, the other before it."""
+    ways = Ways()
+    pace = SlowWays(ways, 1_000.0)
+    asleep, awake = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        if asleep.is_set():
+            ways.now += seconds
+        else:
+            asleep.set()
+            await awake.wait()
+
+    pace._sleep = sleep
+    ways.next_at = ways.now + ways.ahead + 0.1  # the first has to wait
+    order: list[int] = []
+
+    async def take(number: int) -> None:
+        await pace.turn()
+        order.append(number)
+
+    first = asyncio.create_task(take(1))
+    await asleep.wait()
+    ways.now += 0.12
+    second = asyncio.create_task(take(2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert order == []
+    awake.set()
+    await asyncio.gather(first, second)
+    assert order == [1, 2]
+
+
 async def test_slots_from_before_a_pause_are_not_used_after_it(engine: AsyncEngine) -> None:
     slept: list[float] = []
     woken, never = asyncio.Event(), asyncio.Event()

@@ -37,9 +37,10 @@ async def lane(
 
 async def claim(engine: AsyncEngine, limit: int, urgent: int) -> set[str]:
     async with transaction(engine) as connection:
-        return set(
-            await lanes.claim_lanes(connection, now=NOW, worker="w1", limit=limit, urgent=urgent)
+        found = await lanes.claim_lanes(
+            connection, now=NOW, worker="w1", limit=limit, urgent=urgent
         )
+    return set(found.leased)
 
 
 async def test_a_lane_with_more_to_send_goes_behind_those_that_wait(
@@ -54,7 +55,8 @@ async def test_a_lane_with_more_to_send_goes_behind_those_that_wait(
     for turn in range(4):
         now = NOW + turn * SECOND
         async with transaction(engine) as connection:
-            [name] = await lanes.claim_lanes(connection, now=now, worker="w1", limit=1)
+            found = await lanes.claim_lanes(connection, now=now, worker="w1", limit=1)
+            [name] = found.leased
             if name != "sub_1":
                 await connection.execute(
                     text(
@@ -167,13 +169,19 @@ async def test_a_dead_workers_lane_is_looked_for_when_its_lease_ends(
 async def test_when_to_look_next(engine: AsyncEngine, ledger: SeededLedger) -> None:
     async def seconds() -> float | None:
         async with transaction(engine) as connection:
-            return await lanes.seconds_to_next(connection, NOW)
+            found = await lanes.claim_lanes(connection, now=NOW, worker="w1", limit=8)
+            await connection.rollback()
+        return found.next_look
 
     assert await seconds() is None
     await lane(ledger, "later", due=-30)
     assert await seconds() == 30
     await lane(ledger, "locked", due=1)
-    assert await seconds() == lanes.LOCKED_PATIENCE
+    async with transaction(engine) as other:
+        await other.execute(
+            text("select from subscription_lanes where due_at <= :now for update"), {"now": NOW}
+        )
+        assert await seconds() == lanes.LOCKED_PATIENCE
     await ledger.run(
         "update subscription_lanes set leased_until = clock_timestamp() + interval '20 s' "
         "where subscription = 'locked'"
@@ -232,7 +240,7 @@ async def test_no_step_of_sending_reads_the_backlog(
         async with transaction(engine) as connection:
             explained = ExplainedConnection(connection)
             claiming = Claims(engine, clock, leases, Experience(), worker="w1")
-            found = await claiming._claim_lanes(explained.as_connection, NOW, 64)
+            found = await claiming._claim_lanes(explained.as_connection, NOW, 64) or []
             held = {entry.token: entry.subscription for entry in found}
             await lanes.renew(explained.as_connection, held)
             await lanes.lock_leased(explained.as_connection, found)

@@ -92,7 +92,8 @@ async def _carry(world: World, _: Replica) -> None:
 
 async def _send(world: World, _: Replica) -> None:
     async with transaction(world.engine) as connection:
-        leased = await lanes.claim_lanes(connection, now=NOW, worker="w", limit=8, urgent=4)
+        claim = await lanes.claim_lanes(connection, now=NOW, worker="w", limit=8, urgent=4)
+        leased = claim.leased
         claimed = await claim_records(connection, leased, now=NOW, per_lane=5)
         await lanes.renew(connection, {token: name for name, token in leased.items()})
         await lanes.lock_leased(
@@ -106,7 +107,6 @@ async def _send(world: World, _: Replica) -> None:
         updates = [RecordUpdate(one.id, reported=one.quantity, settled=True) for one in claimed]
         await records.write_updates(connection, updates, now=NOW)
         await lanes.release_lanes(connection, leased)
-        await lanes.seconds_to_next(connection, NOW)
         await connection.rollback()
     async with transaction(world.engine) as connection:
         for item in (await doubt_records.items_to_look_at(connection, now=NOW))[:1]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from unittest.mock import patch
 
 import asyncpg
 from sqlalchemy import event
@@ -50,11 +51,19 @@ def watched(*engines: AsyncEngine) -> Iterator[list[Asked]]:
         found.setdefault(sql, Asked(sql, tuple(arguments)))
         asked[:] = found.values()
 
+    fetch = asyncpg.Connection.fetch
+
+    async def noted(driver: Any, sql: str, *arguments: Any, **more: Any) -> Any:
+        """What goes to the driver itself, past SQLAlchemy: of all engines."""
+        note(None, None, sql, arguments)
+        return await fetch(driver, sql, *arguments, **more)
+
     asked: list[Asked] = []
     for engine in engines:
         event.listen(engine.sync_engine, "before_cursor_execute", note)
     try:
-        yield asked
+        with patch.object(asyncpg.Connection, "fetch", noted):
+            yield asked
     finally:
         for engine in engines:
             event.remove(engine.sync_engine, "before_cursor_execute", note)

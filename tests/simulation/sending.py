@@ -46,7 +46,8 @@ class Sender:
         """Send what is due now, once; returns how many POSTs left."""
         now = self._clock.now()
         async with transaction(self._engine) as connection:
-            tokens = await claim_lanes(connection, now=now, worker=WORKER, limit=LANES)
+            claim = await claim_lanes(connection, now=now, worker=WORKER, limit=LANES)
+            tokens = claim.leased
             records = await claim_records(connection, tokens, now=now, per_lane=RECORDS_PER_LANE)
             held: dict[str, list[ClaimedRecord]] = {name: [] for name in tokens}
             for record in records:
