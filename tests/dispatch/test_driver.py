@@ -31,21 +31,17 @@ async def insert(connection: AsyncConnection, name: str, *, by_driver: bool) -> 
 async def test_both_kinds_are_one_transaction(
     engine: AsyncEngine, by_driver: tuple[bool, bool]
 ) -> None:
-    async def both(connection: AsyncConnection) -> None:
-        for name, driver in zip("ab", by_driver, strict=True):
-            await insert(connection, name, by_driver=driver)
-
-    async with transaction(engine) as connection:
-        await both(connection)
-        await connection.rollback()
-    assert await names(engine) == []
-    with pytest.raises(RuntimeError, match="after both"):
+    async def both(*, fails: bool = False) -> None:
         async with transaction(engine) as connection:
-            await both(connection)
-            raise RuntimeError("after both")
+            for name, driver in zip("ab", by_driver, strict=True):
+                await insert(connection, name, by_driver=driver)
+            if fails:
+                raise RuntimeError("after both")
+
+    with pytest.raises(RuntimeError, match="after both"):
+        await both(fails=True)
     assert await names(engine) == []
-    async with transaction(engine) as connection:
-        await both(connection)
+    await both()
     assert await names(engine) == ["a", "b"]
 
 
@@ -68,10 +64,13 @@ FAILURES = {
 async def test_what_a_failure_says(
     engine: AsyncEngine, statement: str, error: type[Exception]
 ) -> None:
-    with pytest.raises(error) as raised:
+    async def fail() -> None:
         async with transaction(engine) as connection:
             await fetch(connection, INSERT, "a")
             await fetch(connection, statement)
+
+    with pytest.raises(error) as raised:
+        await fail()
     assert type(raised.value) is error
     assert await names(engine) == []  # on a session that works
 
