@@ -14,7 +14,7 @@ kill at any point leaves the delivery received, or its windows in the ledger.
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -30,66 +30,34 @@ from app.ledger.asking import cover
 from app.ledger.deliveries import ClaimedDelivery
 from app.ledger.incoming import IncomingWindow, incoming
 from app.ledger.keeping import Kept, keep_windows
-from app.ledger.moving import not_down_yet, taken_off, wake_moving
+from app.ledger.moving import not_down_yet, taken_off
 from app.ledger.new_records import PlaceMoved
 from app.ledger.overlaps import admit
 from app.ledger.parts import boundaries, parts_of
 from app.ledger.provisional import displace, overlapped, regular_windows
-from app.ledger.querying import ask_nobody
 from app.ledger.recording import record
 from app.ledger.resolving import BatchResolver
+from app.ledger.rounds import (
+    BYTES_PER_BATCH,
+    DELIVERIES_PER_BATCH,
+    WINDOWS_PER_BATCH,
+    Claim,
+    Round,
+)
 from app.ledger.series import measure_newest
+from app.ledger.taking import Waiting, take
 from app.ledger.unforeseen import UNFORESEEN
 from app.ledger.unwritten import WindowAppeared
+from app.ledger.waking import wake
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.cached import CachedMappings
 from app.mapping.reasons import ParkReason
-from app.mapping.releases import release_some
-from app.mapping.repository import share_lock
+from app.mapping.repository import hold_mappings
 from app.mapping.resolution import InParts, Rules, WindowSource
 from app.mapping.snapshots import Snapshots
 from app.openmeter.report import InvalidMessage, UnknownType, UsageReport, parse_message
 
 logger = logging.getLogger(__name__)
-
-# A transaction stays far below the statement timeout, whatever has piled up: 100 deliveries of
-# 2,500 windows each took longer than that, and would have been tried for ever.
-DELIVERIES_PER_BATCH = 250
-BYTES_PER_BATCH = 1024 * 1024
-WINDOWS_PER_BATCH = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What one round did. `subscriptions` must be read from Stripe before more can be done."""
-
-    deliveries: int = 0
-    windows: int = 0
-    subscriptions: frozenset[str] = frozenset()
-    parked: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def idle(self) -> bool:
-        """Whether there was nothing to do."""
-        return self.deliveries == 0 and self.windows == 0
-
-    def __add__(self, other: "Round") -> "Round":
-        return Round(
-            self.deliveries + other.deliveries,
-            self.windows + other.windows,
-            self.subscriptions | other.subscriptions,
-            self.parked + other.parked,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a batch takes: at most so many, or only those named."""
-
-    deliveries: int = DELIVERIES_PER_BATCH
-    windows: int = WINDOWS_PER_BATCH
-    only_delivery: int | None = None
-    only_windows: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +90,24 @@ class Booker:
         self._approve_reductions_above = approve_reductions_above
 
     async def book(self) -> Round:
-        """Book one batch. Raises DatabaseUnavailable.
+        """Wake what waits, and book one batch. Raises DatabaseUnavailable.
 
         What cannot be booked for a reason nobody foresaw must not stop what is behind it: a batch
         that fails is booked piece by piece, and the culprit is set aside where the summary shows
         it: a delivery as `failed`, a window parked as `booking_failed`.
         """
         try:
-            async with transaction(self._engine) as connection:
-                await release_some(connection, limit=WINDOWS_PER_BATCH)
-                await wake_moving(connection, limit=WINDOWS_PER_BATCH)
-                if not self._queries:  # what was divided while there was somebody to ask counts
-                    await ask_nobody(connection, self._clock.now())
-        except UNFORESEEN:
-            logger.exception("what waits could not be woken; what is here is booked")
-        try:
-            return await self._book(Claim())
+            done = await self._book(Claim(regardless=False))
+            if done.waiting.to_be_woken:
+                now = self._clock.now()
+                await wake(self._engine, done.waiting, limit=WINDOWS_PER_BATCH, now=now)
+                done = await self._book(Claim())
+            return done
         except UNFORESEEN:
             logger.exception("a batch could not be booked; it is booked piece by piece")
+            return await self._book_pieces()
+
+    async def _book_pieces(self) -> Round:
         deliveries, windows = await self._waiting()
         done = Round()
         slow = _Slow()
@@ -158,13 +126,13 @@ class Booker:
     async def _waiting(self) -> tuple[list[int], list[int]]:
         """The ids of what a batch would take."""
         async with transaction(self._engine) as connection:
-            deliveries = await received.claim_deliveries(
+            deliveries = await received.waiting_deliveries(
                 connection, DELIVERIES_PER_BATCH, total_bytes=BYTES_PER_BATCH
             )
             windows = await facts.claim_pending(
                 connection, now=self._clock.now(), limit=WINDOWS_PER_BATCH
             )
-        return [delivery.id for delivery in deliveries], [window.id for window in windows]
+        return deliveries, [window.id for window in windows]
 
     async def _book_delivery(self, delivery: int, slow: _Slow | None = None) -> Round:
         """Book one delivery, or set it aside; or leave it in `slow`."""
@@ -176,10 +144,12 @@ class Booker:
                 return Round()
             logger.exception("delivery %d could not be booked: set aside as failed", delivery)
             async with transaction(self._engine) as connection:
-                still = await received.claim_deliveries(
+                still = await received.waiting_deliveries(
                     connection, 1, total_bytes=BYTES_PER_BATCH, only=delivery
                 )
-                await _fail(connection, still, error, self._clock.now())
+                await received.fail_deliveries(
+                    connection, still, fault=type(error).__name__, now=self._clock.now()
+                )
             return Round(deliveries=len(still))
 
     async def _book_windows(self, windows: Sequence[int], slow: _Slow | None = None) -> Round:
@@ -215,26 +185,35 @@ class Booker:
     async def _book_once(self, claim: Claim) -> Round:
         now = self._clock.now()
         async with transaction(self._engine) as connection:
-            self._resolver.sync(await share_lock(connection))
-            deliveries = await received.claim_deliveries(
+            await hold_mappings(connection)
+            taken = await take(
                 connection,
-                claim.deliveries,
+                limit=claim.deliveries,
                 total_bytes=BYTES_PER_BATCH,
                 only=claim.only_delivery,
+                regardless=claim.regardless,
+                nobody=not self._queries,
+                now=now,
             )
-            kept = await _keep(connection, deliveries, now)
+            if taken.waiting.to_be_woken and not claim.regardless:
+                return Round(waiting=taken.waiting)
+            self._resolver.sync(taken.version)
+            kept = await _keep(connection, taken.deliveries, now)
             pending = {window.id: window for window in kept.pending}
-            for window in await facts.claim_pending(
-                connection, now=now, limit=claim.windows, only=claim.only_windows
-            ):
+            for window in await self._claim_pending(connection, claim, taken.waiting, now):
                 pending.setdefault(window.id, window)
+            begun = Round(
+                len(taken.deliveries),
+                more=_at_its_bounds(claim, taken.deliveries, len(pending) - len(kept.pending)),
+                waiting=taken.waiting,
+            )
             unwritten = kept.unwritten
             admitted = await admit(connection, list(pending.values()), locked=kept.series)
             windows, unapproved = await self._let_through(connection, admitted.windows)
             not_down = await not_down_yet(connection, windows, now=now)
             parked = [*admitted.parked, *unapproved, *not_down]
             if not windows and not parked:
-                return Round(len(deliveries))
+                return begun
             windows = _without(windows, not_down)
             again = await _divided(connection, windows)
             batch = await self._resolver.resolve(
@@ -244,7 +223,8 @@ class Booker:
             # Their parts refer to them.
             await unwritten.write(connection, only=[window.id for window, _ in others], now=now)
             covered = await cover(connection, others, now=now)
-            pairs = await overlapped(connection, regular_windows(batch.targets))
+            regular = regular_windows(batch.targets) if admitted.provisional else ()
+            pairs = await overlapped(connection, regular)
             if pairs:  # what is left of provisional windows goes around those that are there
                 await unwritten.write(connection, now=now)
             displaced = await displace(connection, batch.targets, batch.standing, pairs, now=now)
@@ -269,8 +249,21 @@ class Booker:
             await kept.write_history(connection, now=now)
             await measure_newest(connection, admitted.changed)
         reasons = Counter(w.reason for w in settled if w.state == "parked" and w.reason)
-        looked_at = len(windows) + len(parked)
-        return Round(len(deliveries), looked_at, batch.subscriptions, reasons)
+        return replace(
+            begun,
+            windows=len(windows) + len(parked),
+            subscriptions=batch.subscriptions,
+            parked=reasons,
+        )
+
+    async def _claim_pending(
+        self, connection: AsyncConnection, claim: Claim, waiting: Waiting, now: datetime
+    ) -> list[PendingWindow]:
+        if claim.only_windows is None and not waiting.windows:
+            return []
+        return await facts.claim_pending(
+            connection, now=now, limit=claim.windows, only=claim.only_windows
+        )
 
     async def _let_through(
         self, connection: AsyncConnection, windows: Sequence[PendingWindow]
@@ -313,37 +306,27 @@ async def _keep(
 ) -> Kept:
     """Store the windows of deliveries."""
     told: list[IncomingWindow] = []
-    sound: list[int] = []
     for delivery in deliveries:
         try:
             report = parse_message(delivery.body)
         except (InvalidMessage, UnknownType) as error:
             # It was accepted by a version that read it otherwise: shown, never dropped.
             logger.error("delivery %s was accepted but is not a report", delivery.svix_id)
-            await _fail(connection, [delivery], error, now)
+            fault = type(error).__name__
+            await received.fail_deliveries(connection, [delivery.id], fault=fault, now=now)
             continue
         if isinstance(report, UsageReport):
             told.extend(incoming(delivery, report))
-        sound.append(delivery.id)
     kept = await keep_windows(connection, told, now=now)
     if kept.older:
         logger.info("%d windows were older than what is known: kept as history", kept.older)
-    if sound:
-        await received.settle_deliveries(connection, sound, state="booked", now=now)
     return kept
 
 
-async def _fail(
-    connection: AsyncConnection,
-    deliveries: Sequence[ClaimedDelivery],
-    error: Exception,
-    now: datetime,
-) -> None:
-    """Set deliveries aside: shown, and released by an operator."""
-    await received.settle_deliveries(
-        connection,
-        [delivery.id for delivery in deliveries],
-        state="failed",
-        now=now,
-        faults=[{"path": "", "message": type(error).__name__}],
+def _at_its_bounds(claim: Claim, deliveries: Sequence[ClaimedDelivery], windows: int) -> bool:
+    """Whether a batch took as much as it may, so that more may be left."""
+    return (
+        len(deliveries) >= max(claim.deliveries, 1)
+        or sum(len(delivery.body) for delivery in deliveries) >= BYTES_PER_BATCH
+        or windows >= max(claim.windows, 1)
     )

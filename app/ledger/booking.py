@@ -16,6 +16,7 @@ newest first.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from app.ledger.quantity import round_total
 from app.mapping.models import Rounding
@@ -29,8 +30,7 @@ class Totals:
     rounded: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """So much more (or less) belongs to the record at `timestamp`."""
 
     timestamp: int

@@ -11,7 +11,7 @@ Where the policy is `hold`, or the price does not add up, the record is held as 
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
@@ -23,7 +23,7 @@ from app.ledger import late_records as late_store
 from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger.late_records import Carry, LatePeriod
-from app.ledger.new_records import NewRecord, PlaceMoved, insert_records, new_records
+from app.ledger.new_records import NewRecord, PlaceMoved, empty_record, insert_records
 from app.ledger.periods import PeriodKey
 from app.ledger.placing import changed_record
 from app.ledger.records import RecordKey, UsageRecord
@@ -176,11 +176,10 @@ class Carrier:
             if carries:
                 svix_id = max(carries, key=lambda carry: carry.home.id).home.svix_id
                 new = NewRecord(key, period.subscription, here, svix_id, increment)
-                made = {} if found else await new_records(connection, [new])
-                there = found[0] if found else made[key]
+                there = found[0] if found else empty_record(new)
                 moved = sum(carry.quantity for carry in carries)
                 after = changed_record(
-                    replace(there, carried=there.carried + moved),
+                    there._replace(carried=there.carried + moved),
                     there.wanted + moved,
                     svix_id,
                     closed=False,
@@ -189,9 +188,10 @@ class Carrier:
                 )
                 if found:
                     await store.write_records(connection, [after])
+                    to_record = there.id
                 else:
-                    await insert_records(connection, [(new, after)])
-                await late_store.write_carries(connection, carries, there.id, now)
+                    to_record = (await insert_records(connection, [(new, after)]))[key]
+                await late_store.write_carries(connection, carries, to_record, now)
         _log(homes)
         if carries:
             logger.info(
@@ -219,7 +219,7 @@ def carry_all(
         carried_there += quantity
         if quantity:
             carries.append(Carry(record, quantity))
-        home = replace(record, wanted=record.wanted - quantity, carried=record.carried - quantity)
+        home = record._replace(wanted=record.wanted - quantity, carried=record.carried - quantity)
         homes.append(_settled(home, CREDIT_DUE))
     return homes, carries
 
@@ -227,10 +227,10 @@ def carry_all(
 def _settled(record: UsageRecord, reason: str) -> UsageRecord:
     """The record as reported where Stripe holds what is wanted, else held for the reason."""
     if record.doubtful:
-        return replace(record, state="held", reason=OUTCOME_IN_DOUBT, detail=None, due_at=None)
+        return record._replace(state="held", reason=OUTCOME_IN_DOUBT, detail=None, due_at=None)
     if record.wanted == record.reported:
-        return replace(record, state="reported", due_at=None, unsent_since=None)
-    return replace(record, state="held", reason=reason, detail=_owed(record), due_at=None)
+        return record._replace(state="reported", due_at=None, unsent_since=None)
+    return record._replace(state="held", reason=reason, detail=_owed(record), due_at=None)
 
 
 def _owed(record: UsageRecord) -> str:

@@ -4,7 +4,7 @@ Without it the debt would stand for ever, and be set off once more against whate
 forward later: the customer would be credited twice.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -43,8 +43,7 @@ async def credit(connection: AsyncConnection, record_id: int, *, now: datetime) 
     await store.write_records(
         connection,
         [
-            replace(
-                record,
+            record._replace(
                 wanted=record.reported,
                 carried=record.carried + owed,
                 state="reported",

@@ -1,9 +1,10 @@
-"""Deliveries in the database as booking needs them: claim, settle. SQL only, in whole batches."""
+"""Deliveries in the database as booking needs them: claimed, set aside. SQL only."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,50 +21,47 @@ class ClaimedDelivery:
     message_at: datetime
 
 
-async def claim_deliveries(
-    connection: AsyncConnection, limit: int, *, total_bytes: int, only: int | None = None
-) -> list[ClaimedDelivery]:
-    """Lock the oldest deliveries (or only one) that nobody else is booking.
+def claimed(limit: str) -> str:
+    """The oldest deliveries (or only one) that nobody else is booking, as `claimed` and `ordered`.
 
-    The last of them is the one whose body brings them to `total_bytes` or more.
+    The last of them is the one whose body brings them to `total_bytes` or more: as long as what is
+    `before` a delivery is less. `limit` is SQL.
     """
-    rows = await connection.execute(
-        text(
-            """
-            with claimed as (
-                select id, octet_length(body) as size from deliveries
-                where state = 'received' and id = coalesce(cast(:only as bigint), id)
-                order by id limit :limit for update skip locked ),
-            ordered as (select id, sum(size) over (order by id) - size as before from claimed)
-            select id, svix_id, body, message_at from ordered join deliveries using (id)
-            where before < :total_bytes order by id
-            """
-        ),
-        {"limit": limit, "only": only, "total_bytes": total_bytes},
-    )
-    return [ClaimedDelivery(row.id, row.svix_id, row.body, row.message_at) for row in rows]
+    return f"""
+        claimed as (
+            select id, octet_length(body) as size from deliveries
+            where state = 'received' and id = coalesce(cast(:only as bigint), id)
+            order by id limit {limit} for update skip locked),
+        ordered as (select id, sum(size) over (order by id) - size as before from claimed)
+    """  # noqa: S608 - of constants
 
 
-async def settle_deliveries(
-    connection: AsyncConnection,
-    ids: Sequence[int],
-    *,
-    state: str,
-    now: datetime,
-    faults: Sequence[Mapping[str, str]] | None = None,
+_WAITING: Final = text(
+    f"""
+    with {claimed(":limit")} select id from ordered where before < :total_bytes order by id
+    """  # noqa: S608 - of constants
+)
+
+
+async def waiting_deliveries(
+    connection: AsyncConnection, limit: int, *, total_bytes: int, only: int | None = None
+) -> list[int]:
+    """Lock the oldest deliveries (or only one) that nobody else is booking; their ids."""
+    named = {"limit": limit, "only": only, "total_bytes": total_bytes}
+    return list((await connection.execute(_WAITING, named)).scalars())
+
+
+_FAIL: Final = text(
+    """
+    update deliveries set state = 'failed', settled_at = :now, faults = cast(:faults as jsonb)
+    where id = any(cast(:ids as bigint[]))
+    """
+)
+
+
+async def fail_deliveries(
+    connection: AsyncConnection, ids: Sequence[int], *, fault: str, now: datetime
 ) -> None:
-    """Mark deliveries as booked, rejected or failed."""
-    await connection.execute(
-        text(
-            """
-            update deliveries set state = :state, settled_at = :now, faults = cast(:faults as jsonb)
-            where id = any(cast(:ids as bigint[]))
-            """
-        ),
-        {
-            "ids": list(ids),
-            "state": state,
-            "now": now,
-            "faults": None if faults is None else json.dumps(list(faults)),
-        },
-    )
+    """Set claimed deliveries aside: shown, and released by an operator."""
+    faults = json.dumps([{"path": "", "message": fault}])
+    await connection.execute(_FAIL, {"ids": list(ids), "now": now, "faults": faults})

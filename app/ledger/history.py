@@ -5,11 +5,10 @@ so that the history does not depend on how they were put into batches.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,8 +32,7 @@ class Verdict(StrEnum):
     OLDER = "older"  # it came after a newer one
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+class Revision(NamedTuple):
     """The value of a window as one delivery, or OpenMeter's query API, told it."""
 
     value: Decimal
@@ -54,8 +52,7 @@ class Revision:
         return self.value == other.value and self.aggregation == other.aggregation
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(NamedTuple):
     """What stands in the end, and what does not. `changes`: how often the value was replaced."""
 
     standing: Revision

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -25,8 +24,7 @@ class WindowKey(NamedTuple):
     window_end: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class IncomingWindow:
+class IncomingWindow(NamedTuple):
     """One window as a delivery tells it. `groups`: by name; `group_by` is their JSON."""
 
     key: WindowKey

@@ -6,7 +6,7 @@ give the others ids                     they are written when it is known what b
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,10 +15,11 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.ledger.columns import column, moments, texts
 from app.ledger.history import Replayed, Revision, Verdict, replay, write_history
 from app.ledger.incoming import IncomingWindow, WindowKey
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
-from app.ledger.unwritten import NewWindow, Unwritten, new_ids
+from app.ledger.unwritten import NewWindow, Unwritten
 from app.ledger.windows import TO_BE_ASKED, WINDOW_COLUMNS, PendingWindow, pending_window
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowSource
@@ -45,16 +46,27 @@ class Kept:
         await write_history(connection, self.history, now=now)
 
 
+# The windows that are there, and one row with the ids of those that are not.
 _LOCK = text(
     f"""
-    select id, meter, subject, group_key, window_start, window_end, value, aggregation, source,
-           delivery_id, svix_id, message_at
-    from usage_windows
-    where (meter, subject, group_key, window_start, window_end) in (
-        select * from unnest(
-            cast(:meter as text[]), cast(:subject as text[]), cast(:group_key as bytea[]),
-            cast(:window_start as timestamptz[]), cast(:window_end as timestamptz[])))
-    {KEY_ORDER} for update
+    with there as materialized (
+        select id, meter, subject, group_key, window_start, window_end, value, aggregation, source,
+               delivery_id, svix_id, message_at
+        from usage_windows
+        where (meter, subject, group_key, window_start, window_end) in (
+            select coalesce(t.meter, :every_meter), t.subject,
+                   coalesce(t.group_key, :every_group_key), t.starts, t.ends
+            from unnest(
+                cast(:meter as text[]), cast(cast(:subject as text) as text[]),
+                cast(:group_key as bytea[]), cast(cast(:starts as text) as timestamptz[]),
+                cast(cast(:ends as text) as timestamptz[])
+            ) as t (meter, subject, group_key, starts, ends))
+        {KEY_ORDER} for update),
+    new as (
+        select array_agg(nextval(
+            cast(pg_get_serial_sequence('usage_windows', 'id') as regclass))) as new_ids
+        from generate_series(1, cast(:number as integer) - (select count(*) from there)))
+    select there.*, new.new_ids from there full join new on false
     """  # noqa: S608 - the order is a constant
 )
 
@@ -101,12 +113,15 @@ async def keep_windows(
         connection,
         (_in_series(w) for found in arrived.values() for w in found if not w.subject_contradicts),
     )
-    there = (await connection.execute(_LOCK, _key_columns(list(arrived)))).all()
+    named = _key_columns(arrived) | {"number": len(arrived)}
+    rows = (await connection.execute(_LOCK, named)).all()
+    there = [row for row in rows if row.id is not None]
     revised, changed = await _revise(connection, there, arrived)
     await write_history(connection, changed, now=now)
     known = {_key(row) for row in there}
-    new, history = await _new(
-        connection, {key: found for key, found in arrived.items() if key not in known}
+    new, history = _new(
+        [id_ for row in rows if row.id is None for id_ in row.new_ids or ()],
+        {key: found for key, found in arrived.items() if key not in known},
     )
     return Kept(
         [
@@ -120,13 +135,13 @@ async def keep_windows(
     )
 
 
-async def _new(
-    connection: AsyncConnection, arrived: Mapping[WindowKey, Sequence[IncomingWindow]]
+def _new(
+    ids: Sequence[int], arrived: Mapping[WindowKey, Sequence[IncomingWindow]]
 ) -> tuple[list[NewWindow], History]:
     """Windows that are not there yet, and what of them does not stand."""
     new: list[NewWindow] = []
     history: History = []
-    for id_, key in zip(await new_ids(connection, len(arrived)), sorted(arrived), strict=True):
+    for id_, key in zip(sorted(ids), sorted(arrived), strict=True):
         found = arrived[key]
         outcome = replay(None, [window.revision for window in found])
         new.append(NewWindow(id_, found[0], outcome.standing, outcome.changes + 1))
@@ -189,8 +204,14 @@ def _key(row: Row[Any]) -> WindowKey:
     return WindowKey(row.meter, row.subject, row.group_key, row.window_start, row.window_end)
 
 
-def _key_columns(keys: Sequence[WindowKey]) -> dict[str, list[Any]]:
-    return {name: [getattr(key, name) for key in keys] for name in WindowKey._fields}
+def _key_columns(keys: Collection[WindowKey]) -> dict[str, Any]:
+    return {
+        **column("meter", [key.meter for key in keys]),
+        "subject": texts([key.subject for key in keys]),
+        **column("group_key", [key.group_key for key in keys]),
+        "starts": moments(key.window_start for key in keys),
+        "ends": moments(key.window_end for key in keys),
+    }
 
 
 def _revision_columns(outcomes: Sequence[Replayed]) -> dict[str, list[Any]]:

@@ -15,7 +15,7 @@ from app.db import DATABASE_PAUSE, transaction
 from app.errors import DatabaseUnavailable
 from app.ledger import windows as facts
 from app.ledger.booker import Booker
-from app.ledger.carrying import Carrier
+from app.ledger.carrying import Carried, Carrier
 from app.ledger.unforeseen import UNFORESEEN_RETRY
 from app.mapping.snapshots import Snapshots
 from app.stripe_client import StripeError, TokenBucket
@@ -24,6 +24,9 @@ from app.waiting import set_within
 logger = logging.getLogger(__name__)
 
 IDLE_POLL = 1.0
+# A round that took all there was is woken by what this process receives; for what others do it
+# looks again so soon. To look at once found nothing, after each webhook that came alone.
+NEXT_LOOK = 0.05
 # How often parked windows are looked through for those whose time has come.
 HOUSEKEEPING = 5.0
 # A read that failed is tried again after this; a stopped Stripe is not asked once per window.
@@ -76,7 +79,7 @@ class BookingLoop:
                 self._wake.clear()
                 try:
                     done = await self._booker.book()
-                    carried = await self._carrier.carry()
+                    carried = await self._carrier.carry() if done.waiting.late else Carried()
                 except DatabaseUnavailable:
                     logger.warning("the database is not available; nothing is booked")
                     await set_within(self._wake, DATABASE_PAUSE)
@@ -87,10 +90,10 @@ class BookingLoop:
                     )
                 for subscription in done.subscriptions | carried.subscriptions:
                     self._read(subscription)
-                if done.idle and not carried.records:
-                    await set_within(self._wake, IDLE_POLL)
-                else:
+                if carried.records or not done.idle:
                     self._on_booked()
+                if not (carried.records or done.more):
+                    await set_within(self._wake, IDLE_POLL if done.idle else NEXT_LOOK)
         finally:
             tasks = [housekeeper, *self._reading.values()]
             for task in tasks:

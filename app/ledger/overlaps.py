@@ -13,19 +13,19 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.ledger.columns import column, moments, numbers, texts
 from app.ledger.series import SeriesKey, hold_free_series
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason
 from app.mapping.resolution import WindowSource
 
 
-@dataclass(frozen=True, slots=True)
-class OtherWindow:
+class OtherWindow(NamedTuple):
     """The window that another one overlaps. Its bounds are half-open."""
 
     id: int
@@ -57,24 +57,32 @@ class Admitted:
     """Windows that may be booked, and those that are parked because they overlap one.
 
     The newest window of the series that are `changed` is to be found anew, once all is written.
+    `provisional`: there may be windows of flushes, which these take the place of.
     """
 
     windows: list[PendingWindow]
     parked: list[SettledWindow]
     changed: frozenset[SeriesKey]
+    provisional: bool
 
 
 # No window is longer than its series' longest, so the search starts that much before: among the
 # windows of a year it looks at two or three. Of windows that wait, the one with the smaller id
-# counts; those of this batch are compared beside.
+# counts; those of this batch are compared beside. The last row is of no window: it says whether
+# there are provisional ones. Without OpenMeter's API there are none, and nothing is to be compared.
 _FIND = text(
     """
     select t.id as window_id, o.id, o.window_start, o.window_end, o.svix_id, o.pruned_until
-    from unnest(
-        cast(:id as bigint[]), cast(:meter as text[]), cast(:subject as text[]),
-        cast(:group_key as bytea[]), cast(:window_start as timestamptz[]),
-        cast(:window_end as timestamptz[]), cast(:accepted as boolean[])
-    ) as t (id, meter, subject, group_key, window_start, window_end, accepted)
+    from (
+        select u.id, coalesce(u.meter, :every_meter) as meter, u.subject,
+               coalesce(u.group_key, :every_group_key) as group_key,
+               u.window_start, u.window_end, coalesce(u.accepted, :every_accepted) as accepted
+        from unnest(
+            cast(cast(:id as text) as bigint[]), cast(:meter as text[]),
+            cast(cast(:subject as text) as text[]), cast(:group_key as bytea[]),
+            cast(cast(:starts as text) as timestamptz[]),
+            cast(cast(:ends as text) as timestamptz[]), cast(:accepted as boolean[])
+        ) as u (id, meter, subject, group_key, window_start, window_end, accepted)) t
     left join usage_series s using (meter, subject, group_key)
     cross join lateral (
         select null as id, null as window_start, null as window_end, null as svix_id, s.pruned_until
@@ -88,8 +96,11 @@ _FIND = text(
           and not (w.state = 'parked' and w.usage_record_id is null
                    and w.reason in ('overlaps_window', 'older_than_retention'))
           and not (w.state = 'pending' and w.usage_record_id is null and w.moving_from is null
-                   and (w.id > t.id or w.id = any(cast(:id as bigint[]))))
+                   and (w.id > t.id or w.id = any(cast(cast(:id as text) as bigint[]))))
         order by w.window_start, w.window_end limit 1) limit 1) o
+    union all
+    select null, null, null, null, null, null
+    where exists (select 1 from usage_windows where source = 'flush')
     """
 )
 
@@ -105,7 +116,7 @@ async def admit(
     foreign = {series_of(window) for window in looked_at} - set(locked)
     held = await hold_free_series(connection, foreign)
     free = [w for w in looked_at if series_of(w) in locked or series_of(w) in held]
-    found = await find_overlaps(connection, free)
+    found, provisional = await _overlaps(connection, free)
     accepted = [window for window in free if window.id not in found]
     # Their row was written as if all windows of this batch counted, and none that was released.
     changed = {series_of(window) for window in free if window.id in found} | {
@@ -122,6 +133,8 @@ async def admit(
             for id_, other in found.items()
         ],
         frozenset(changed),
+        # Of windows that are not compared here nobody has looked.
+        provisional or len(free) < len(windows),
     )
 
 
@@ -136,36 +149,42 @@ def series_of(window: PendingWindow) -> SeriesKey:
     return SeriesKey(window.facts.meter, window.facts.subject, window.group_key)
 
 
-async def find_overlaps(
+async def _overlaps(
     connection: AsyncConnection, windows: Sequence[PendingWindow]
-) -> dict[int, OtherWindow | PrunedUntil]:
+) -> tuple[dict[int, OtherWindow | PrunedUntil], bool]:
     """Windows of locked series that overlap an accepted one, by id, with that one, or what was
-    deleted.
+    deleted; and whether there are provisional windows.
 
     Accepted is every other window from a delivery that is not itself parked for an overlap. Of
     two windows given the one with the smaller id is accepted.
     """
     if not windows:
-        return {}
+        return {}, False
     rows = await connection.execute(
         _FIND,
         {
-            "id": [w.id for w in windows],
-            "meter": [w.facts.meter for w in windows],
-            "subject": [w.facts.subject for w in windows],
-            "group_key": [w.group_key for w in windows],
-            "window_start": [w.facts.window_start for w in windows],
-            "window_end": [w.facts.window_end for w in windows],
-            "accepted": [w.accepted for w in windows],
+            "id": numbers(w.id for w in windows),
+            **column("meter", [w.facts.meter for w in windows]),
+            "subject": texts([w.facts.subject for w in windows]),
+            **column("group_key", [w.group_key for w in windows]),
+            "starts": moments(w.facts.window_start for w in windows),
+            "ends": moments(w.facts.window_end for w in windows),
+            **column("accepted", [w.accepted for w in windows]),
         },
     )
-    found: dict[int, OtherWindow | PrunedUntil] = {
-        row.window_id: PrunedUntil(row.pruned_until)
-        if row.id is None
-        else OtherWindow(row.id, row.window_start, row.window_end, row.svix_id)
-        for row in rows
-    }
-    return found | overlaps_within(window for window in windows if window.id not in found)
+    found: dict[int, OtherWindow | PrunedUntil] = {}
+    provisional = False
+    for row in rows:
+        if row.window_id is None:
+            provisional = True
+        elif row.id is None:
+            found[row.window_id] = PrunedUntil(row.pruned_until)
+        else:
+            found[row.window_id] = OtherWindow(
+                row.id, row.window_start, row.window_end, row.svix_id
+            )
+    within = overlaps_within(window for window in windows if window.id not in found)
+    return found | within, provisional
 
 
 def overlaps_within(windows: Iterable[PendingWindow]) -> dict[int, OtherWindow]:

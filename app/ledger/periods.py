@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
@@ -150,33 +151,79 @@ async def has_ended(connection: AsyncConnection, period: int, *, now: datetime) 
     return ended
 
 
+_PERIOD_COLUMNS: Final = """
+    p.id, p.subscription_item, p.period_start, p.exact_numerator, p.exact_denominator,
+    p.rounded_total, p.rounding, p.combination, p.late_policy, p.closed_until, p.series,
+    p.pruned_at is not null as pruned
+"""
+_LOCK: Final = text(
+    f"""
+    select {_PERIOD_COLUMNS} from item_periods p
+    where p.id = any(cast(:ids as bigint[])) order by p.id for update
+    """  # noqa: S608 - the columns are a constant of this module
+)
+# None of them before all are there: to make one is to wait for whoever makes it, too, and who waits
+# holds no period.
+_LOCK_NAMED: Final = text(
+    f"""
+    with named as materialized (
+        select p.id from item_periods p
+        join unnest(cast(:items as text[]), cast(:starts as timestamptz[])) as t (item, start)
+            on p.subscription_item = t.item and p.period_start = t.start)
+    select {_PERIOD_COLUMNS} from item_periods p
+    where p.id = any(cast(:ids as bigint[]) || array(select id from named))
+      and (select count(*) from named) = :number
+    order by p.id for update
+    """  # noqa: S608 - the columns are a constant of this module
+)
+
+
 async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dict[int, ItemPeriod]:
     """Lock item periods, always in the order of their ids."""
-    rows = await connection.execute(
-        text(
-            """
-            select id, exact_numerator, exact_denominator, rounded_total, rounding, combination,
-                   late_policy, closed_until, series, pruned_at is not null as pruned
-            from item_periods
-            where id = any(cast(:ids as bigint[])) order by id for update
-            """
-        ),
-        {"ids": sorted(ids)},
-    )
-    return {
-        row.id: ItemPeriod(
-            row.id,
-            Fraction(int(row.exact_numerator), int(row.exact_denominator)),
-            int(row.rounded_total),
-            Rounding(row.rounding),
-            Combination(row.combination),
-            LatePolicy(row.late_policy),
-            row.closed_until,
-            row.series,
-            row.pruned,
+    rows = await connection.execute(_LOCK, {"ids": sorted(ids)})
+    return {row.id: _period(row) for row in rows}
+
+
+async def lock_all_periods(
+    connection: AsyncConnection, ids: Collection[int], targets: Iterable[Target], *, now: datetime
+) -> tuple[dict[PeriodKey, int], dict[int, ItemPeriod]]:
+    """Lock item periods by their ids, and those of targets, which are made where they are missing.
+
+    Returns the ids of these, and all of them.
+    """
+    wanted = {PeriodKey(t.subscription_item, t.period_start): t for t in targets}
+    if not wanted:
+        return {}, await lock_periods(connection, ids)
+    rows = (
+        await connection.execute(
+            _LOCK_NAMED,
+            {
+                "ids": list(ids),
+                "items": [key.subscription_item for key in wanted],
+                "starts": [key.period_start for key in wanted],
+                "number": len(wanted),
+            },
         )
-        for row in rows
-    }
+    ).all()
+    if not rows:
+        opened = await open_periods(connection, wanted.values(), now=now)
+        return opened, await lock_periods(connection, {*ids, *opened.values()})
+    opened = {PeriodKey(row.subscription_item, row.period_start): row.id for row in rows}
+    return opened, {row.id: _period(row) for row in rows}
+
+
+def _period(row: Row[Any]) -> ItemPeriod:
+    return ItemPeriod(
+        row.id,
+        Fraction(int(row.exact_numerator), int(row.exact_denominator)),
+        int(row.rounded_total),
+        Rounding(row.rounding),
+        Combination(row.combination),
+        LatePolicy(row.late_policy),
+        row.closed_until,
+        row.series,
+        row.pruned,
+    )
 
 
 async def write_periods(

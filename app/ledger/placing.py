@@ -193,8 +193,7 @@ def changed_record(
         due_at = max(min(now + linger, since + LINGER_AT_MOST * linger), inside)
     elif state == "late":
         due_at = now
-    return replace(
-        record,
+    return record._replace(
         wanted=wanted,
         revision=record.revision + 1,
         svix_id=svix_id,

@@ -61,7 +61,7 @@ class Displaced:
         if window.id in self.replaced:
             return SettledWindow(window.id, "covered", REPLACED)
         if window.id in self.asked:
-            return replace(window, state="pending", reason=AWAITING_QUERY)
+            return window._replace(state="pending", reason=AWAITING_QUERY)
         return window
 
 
@@ -89,7 +89,7 @@ def rest(
             value = max(value - window.value, min(value, Decimal(0)))
     if adds_up and value == 0 and facts != provisional.facts and now >= facts.window_end:
         return None
-    return replace(provisional, facts=facts, value=value)
+    return provisional._replace(facts=facts, value=value)
 
 
 async def displace(
@@ -135,7 +135,7 @@ async def displace(
                 waiting.append(SettledWindow(window.id, "pending", moving_from=window.moving_from))
             continue
         places |= {by.id: records[window.usage_record_id] for by in told[window.id]}
-        still.append(remaining or replace(window, value=Decimal(0)))
+        still.append(remaining or window._replace(value=Decimal(0)))
     await _cut(connection, left)
     return Displaced(
         [
@@ -174,18 +174,14 @@ def _on_record(target: Target, record: RecordAt | None) -> Target:
     """The target, on the record of the provisional window where that is in the same period."""
     if record is None or (target.subscription_item, target.period_start) != record[:2]:
         return target
-    return replace(target, timestamp=record.timestamp)
-
-
-# Without OpenMeter's API there are none, and nothing is to be compared.
-_ANY: Final = text("select exists (select 1 from usage_windows where source = 'flush')")
+    return target._replace(timestamp=record.timestamp)
 
 
 async def overlapped(
     connection: AsyncConnection, windows: Sequence[PendingWindow]
 ) -> list[tuple[int, int]]:
     """Pairs of a provisional window and one that overlaps it."""
-    if not windows or not await connection.scalar(_ANY):
+    if not windows:
         return []
     rows = await connection.execute(
         text(

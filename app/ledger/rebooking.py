@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -28,8 +27,9 @@ from app.ledger import records as store
 from app.ledger import windows as facts
 from app.ledger.foremost import foremost_on
 from app.ledger.periods import ItemPeriod
-from app.ledger.placing import Placed, Standing, rewrite
+from app.ledger.placing import Placed, Standing
 from app.ledger.records import RecordPlace, UsageRecord
+from app.ledger.rewriting import rewrite_locked
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.models import Combination, SubscriptionSnapshot
 from app.mapping.moving import still_billable
@@ -105,7 +105,7 @@ class Rebooker:
             if not (gone and any(w.usage_record_id == record_id for w in windows)):
                 if gone and record.carried > 0 and record.state == "due" and _never_sent(record):
                     # What was carried here has no windows to book anew: it is carried on.
-                    late = replace(record, state="late", due_at=now)
+                    late = record._replace(state="late", due_at=now)
                     await store.write_records(connection, [late])
                     return
                 if gone and await period_store.has_ended(connection, place.item_period_id, now=now):
@@ -185,19 +185,11 @@ async def _take_off(
             Standing(w.id, records[w.usage_record_id].key.timestamp, w.window_end, w.amount)
             for w in await foremost_on(connection, left, period.combination, without=without)
         ]
-    again = partial(rewrite, period, placed=emptied, now=now, linger=timedelta(0), beside=beside)
-    result = again(records=given)
-    before = None
-    while result.missing:
-        others = await store.lock_period_records(connection, period.id, before=before)
-        if not others:
-            break
-        before = others[-1].key.timestamp
-        known = {r.id for r in given}
-        given += [other for other in others if other.id not in known]
-        result = again(records=given)
+    result, held = await rewrite_locked(
+        connection, period, given, emptied, now=now, linger=timedelta(0), beside=beside
+    )
     await period_store.write_periods(connection, [result.period], now=now)
-    changed = {r.id: r for r in given} | {r.id: r for r in result.records}
+    changed = {r.id: r for r in held} | {r.id: r for r in result.records}
     after = [_emptied(record) for record in changed.values()]
     if more:
         after = [_put_off(record, now + PUT_OFF) for record in after]
@@ -209,7 +201,7 @@ async def _take_off(
 def _put_off(record: UsageRecord, until: datetime) -> UsageRecord:
     if record.state != "due" or not _never_sent(record):
         return record
-    return replace(record, due_at=max(record.due_at or until, until))
+    return record._replace(due_at=max(record.due_at or until, until))
 
 
 async def _close(
@@ -271,7 +263,7 @@ def _emptied(record: UsageRecord) -> UsageRecord:
     """Of what was never sent nothing stands at Stripe, a zero neither: there is nothing to send."""
     if record.wanted or not _never_sent(record):
         return record
-    return replace(record, state="reported", due_at=None, unsent_since=None)
+    return record._replace(state="reported", due_at=None, unsent_since=None)
 
 
 async def _unsent_beside(connection: AsyncConnection, place: RecordPlace) -> list[int]:

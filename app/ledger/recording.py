@@ -10,18 +10,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ledger import periods as period_store
 from app.ledger import records as store
 from app.ledger.foremost import foremost_on
-from app.ledger.new_records import NewRecord, PlaceMoved, insert_records, new_records
+from app.ledger.new_records import NewRecord, PlaceMoved, empty_record, insert_records
 from app.ledger.periods import ItemPeriod, PeriodKey
-from app.ledger.placing import Placed, Rewritten, Standing, rewrite
+from app.ledger.placing import Placed, Rewritten, Standing
 from app.ledger.quantity import round_total
 from app.ledger.records import RecordKey, RecordPlace, UsageRecord
+from app.ledger.rewriting import rewrite_locked
 from app.ledger.windows import PendingWindow, SettledWindow, parked_beside
 from app.mapping.aggregation import NEEDED
 from app.mapping.models import Combination
@@ -55,7 +55,8 @@ async def record(
     by_key = {place.key: place for place in existing}
     by_id = {place.id: place for place in existing}
     new = {key: target for key, target in wanted.items() if key not in by_key}
-    periods = await period_store.open_periods(connection, new.values(), now=now)
+    homes = {place.item_period_id for place in existing}
+    periods, locked = await period_store.lock_all_periods(connection, homes, new.values(), now=now)
     placed = [
         Placed(
             window,
@@ -70,7 +71,6 @@ async def record(
     placed += [_standing(window, by_id, gone) for window in standing]
     subscriptions = {t.subscription for t in wanted.values()}
     subscriptions |= {place.subscription for place in existing}
-    locked = await period_store.lock_periods(connection, {p.item_period_id for p in placed})
     for p, (_, target) in zip(placed, targets, strict=False):  # standing ones come after
         locked[p.item_period_id] = _as_booked_now(locked[p.item_period_id], target)
     locked, placed, refused = _refuse_misfits(locked, placed)
@@ -90,7 +90,11 @@ async def record(
     by_period: dict[int, list[Placed]] = defaultdict(list)
     for p in placed:
         by_period[p.item_period_id].append(p)
-    record_ids, rewritten = await _rewrite(connection, locked, by_period, missing, now, linger)
+    # What was not there a moment ago is made; if another one was quicker, all is repeated.
+    there = await store.lock_records(connection, newest) if existing else []
+    record_ids, rewritten = await _rewrite(
+        connection, locked, by_period, there, missing, now, linger
+    )
     await period_store.write_periods(connection, [r.period for r in rewritten], now=now)
     slipped = {window.id: target.slipped for window, target in targets}
     return refused + [
@@ -189,51 +193,40 @@ async def _rewrite(
     connection: AsyncConnection,
     locked: Mapping[int, ItemPeriod],
     by_period: Mapping[int, list[Placed]],
+    there: Sequence[UsageRecord],
     missing: Iterable[NewRecord],
     now: datetime,
     linger: timedelta,
 ) -> tuple[dict[RecordKey, int], list[Rewritten]]:
-    """Lock the records, compute what must stand on each, and write it. Raises PlaceMoved."""
-    there = await store.lock_records(
-        connection, {p.key for placed in by_period.values() for p in placed}
-    )
+    """Compute what must stand on locked and on new records, and write it. Raises PlaceMoved."""
     # One that was missing may have been made since its place was looked for.
     known = {found.key for found in there}
-    new = {record.key: record for record in missing if record.key not in known}
-    made = await new_records(connection, new.values())
-    held = [*there, *made.values()]
+    new = [record for record in missing if record.key not in known]
+    empty = {record.key: empty_record(record) for record in new}
     records: dict[int, dict[RecordKey, UsageRecord]] = defaultdict(dict)
-    for found in held:
+    for found in [*there, *empty.values()]:
         records[found.item_period_id][found.key] = found
     if any(p.key not in records[p.item_period_id] for on in by_period.values() for p in on):
         raise PlaceMoved
-    beside = await _beside(connection, locked, by_period, held)
+    beside = await _beside(connection, locked, by_period, there)
     rewritten = []
     for period_id, placed in by_period.items():
-        again = partial(
-            rewrite,
+        result, _ = await rewrite_locked(
+            connection,
             locked[period_id],
-            placed=placed,
+            records[period_id].values(),
+            placed,
             now=now,
             linger=linger,
             beside=beside.get(period_id, ()),
         )
-        result = again(records=records[period_id].values())
-        before = None
-        while result.missing:  # it is taken from the newest ones that hold something
-            more = await store.lock_period_records(connection, period_id, before=before)
-            if not more:
-                break
-            before = more[-1].key.timestamp
-            records[period_id] = {found.key: found for found in more} | records[period_id]
-            result = again(records=records[period_id].values())
         rewritten.append(result)
-    changed = {record.id: record for result in rewritten for record in result.records}
-    written = [(new[key], changed.pop(empty.id, empty)) for key, empty in made.items()]
-    await insert_records(connection, written)
+    changed = {record.key: record for result in rewritten for record in result.records}
+    written = [(record, changed.pop(record.key, empty[record.key])) for record in new]
+    made = await insert_records(connection, written)
     if changed:
         await store.write_records(connection, list(changed.values()))
-    return {found.key: found.id for found in held}, rewritten
+    return {found.key: found.id for found in there} | made, rewritten
 
 
 async def _beside(

@@ -80,7 +80,7 @@ class BatchResolver:
         for window, resolution in await self._settle_late(connection, found, now):
             match resolution:
                 case Target(subscription_item=item) if item == homes.get(window.id):
-                    batch.standing.append(replace(window, moving_from=None))
+                    batch.standing.append(window._replace(moving_from=None))
                 case Target() | InParts() | WholePeriod() if window.leaving:
                     batch.leaving.append(window)
                 case WholePeriod(target=target) if answered(window, resolution):
@@ -94,7 +94,7 @@ class BatchResolver:
                     batch.waiting.append(_awaiting(window, subscription, now))
                 case Parked(reason, detail, retry_at):
                     parked = parked_beside(window, reason, detail)
-                    batch.waiting.append(replace(parked, retry_at=retry_at))
+                    batch.waiting.append(parked._replace(retry_at=retry_at))
         again = asked_anew(pending, batch.covered)
         return replace(
             batch,

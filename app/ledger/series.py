@@ -6,7 +6,6 @@ free, and leaves the windows of the others for a later round.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -27,8 +26,7 @@ class SeriesKey(NamedTuple):
     group_key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesWindow:
+class SeriesWindow(NamedTuple):
     """A window as it counts for its series."""
 
     key: SeriesKey

@@ -5,29 +5,26 @@ rewritten: inserted as pending and then updated it cost twice the time, and left
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from typing import Final, TypeVar
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.ledger.columns import column, moments, numbers, texts
 from app.ledger.history import Revision
 from app.ledger.incoming import IncomingWindow
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts
 
-T = TypeVar("T")
-
 
 class WindowAppeared(Exception):
     """Another replica has written the window a moment ago: book the batch again."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewWindow:
+class NewWindow(NamedTuple):
     """A window that no row is there for yet. `revision`: how many values it has had by now."""
 
     id: int
@@ -92,23 +89,8 @@ class Unwritten:
         return list(by_id.values())
 
 
-_IDS: Final = text(
-    """
-    select nextval(cast(pg_get_serial_sequence('usage_windows', 'id') as regclass))
-    from generate_series(1, :number)
-    """
-)
-
-
-async def new_ids(connection: AsyncConnection, number: int) -> list[int]:
-    """Ids for so many new windows, rising."""
-    if not number:
-        return []
-    return sorted((await connection.execute(_IDS, {"number": number})).scalars())
-
-
-# In the order of their key, as windows are locked: so nobody waits in a circle. Whole numbers come
-# as text, which costs the driver a fifth of a numeric; what is as usual for all does not come.
+# In the order of their key, as windows are locked: so nobody waits in a circle. What the delivery
+# says is taken from there; numbers and moments come as text, and what all have in common once.
 _INSERT: Final = text(
     f"""
     insert into usage_windows (
@@ -117,29 +99,41 @@ _INSERT: Final = text(
         retry_at, usage_record_id, amount_numerator, amount_denominator, scale_numerator,
         scale_denominator, slipped_from, slipped_to, booked_at)
     overriding system value
-    select id, meter, subject, group_key, window_start, window_end, cast(group_by as jsonb),
-           aggregation, value, coalesce(contradicts, false), coalesce(revision, 1), delivery_id,
-           svix_id, message_at, state, reason, detail, retry_at, usage_record_id,
-           coalesce(cast(numerator as numeric), 0), coalesce(cast(denominator as numeric), 1),
-           cast(scale_numerator as numeric), cast(scale_denominator as numeric), slipped_from,
-           slipped_to,
-           case when state in ('booked', 'covered') then cast(:now as timestamptz) end
-    from unnest(
-        cast(:id as bigint[]), cast(:meter as text[]), cast(:subject as text[]),
-        cast(:group_key as bytea[]), cast(:window_start as timestamptz[]),
-        cast(:window_end as timestamptz[]), cast(:group_by as text[]),
-        cast(:aggregation as text[]), cast(:value as numeric[]), cast(:contradicts as boolean[]),
-        cast(:revision as integer[]), cast(:delivery_id as bigint[]), cast(:svix_id as text[]),
-        cast(:message_at as timestamptz[]), cast(:state as text[]), cast(:reason as text[]),
-        cast(:detail as text[]), cast(:retry_at as timestamptz[]),
-        cast(:usage_record_id as bigint[]), cast(:numerator as text[]),
-        cast(:denominator as text[]), cast(:scale_numerator as text[]),
-        cast(:scale_denominator as text[]), cast(:slipped_from as timestamptz[]),
-        cast(:slipped_to as timestamptz[])
-    ) as t (id, meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
-            contradicts, revision, delivery_id, svix_id, message_at, state, reason, detail,
-            retry_at, usage_record_id, numerator, denominator, scale_numerator, scale_denominator,
-            slipped_from, slipped_to)
+    select w.*, case when w.state in ('booked', 'covered') then cast(:now as timestamptz) end
+    from (
+        select t.id, coalesce(t.meter, :every_meter) as meter, t.subject,
+               coalesce(t.group_key, :every_group_key) as group_key,
+               t.window_start, t.window_end,
+               cast(coalesce(t.group_by, :every_group_by) as jsonb),
+               coalesce(t.aggregation, :every_aggregation), t.value,
+               coalesce(t.contradicts, :every_contradicts),
+               coalesce(t.revision, :every_revision), d.id, d.svix_id, d.message_at,
+               coalesce(t.state, :every_state) as state, coalesce(t.reason, :every_reason),
+               coalesce(t.detail, :every_detail), coalesce(t.retry_at, :every_retry_at),
+               t.usage_record_id, t.numerator,
+               cast(coalesce(t.denominator, :every_denominator) as numeric),
+               cast(coalesce(t.scale_numerator, :every_scale_numerator) as numeric),
+               cast(coalesce(t.scale_denominator, :every_scale_denominator) as numeric),
+               coalesce(t.slipped_from, :every_slipped_from),
+               coalesce(t.slipped_to, :every_slipped_to)
+        from unnest(
+            cast(cast(:id as text) as bigint[]), cast(:meter as text[]),
+            cast(cast(:subject as text) as text[]), cast(:group_key as bytea[]),
+            cast(cast(:starts as text) as timestamptz[]),
+            cast(cast(:ends as text) as timestamptz[]), cast(:group_by as text[]),
+            cast(:aggregation as text[]), cast(cast(:value as text) as numeric[]),
+            cast(:contradicts as boolean[]), cast(:revision as integer[]),
+            cast(cast(:delivery_id as text) as bigint[]), cast(:state as text[]),
+            cast(:reason as text[]), cast(:detail as text[]), cast(:retry_at as timestamptz[]),
+            cast(cast(:usage_record_id as text) as bigint[]),
+            cast(cast(:numerator as text) as numeric[]), cast(:denominator as text[]),
+            cast(:scale_numerator as text[]), cast(:scale_denominator as text[]),
+            cast(:slipped_from as timestamptz[]), cast(:slipped_to as timestamptz[])
+        ) as t (id, meter, subject, group_key, window_start, window_end, group_by, aggregation,
+                value, contradicts, revision, delivery_id, state, reason, detail, retry_at,
+                usage_record_id, numerator, denominator, scale_numerator, scale_denominator,
+                slipped_from, slipped_to)
+        join deliveries d on d.id = t.delivery_id) w
     {KEY_ORDER}
     on conflict (meter, subject, group_key, window_start, window_end) do nothing
     """  # noqa: S608 - a constant
@@ -159,37 +153,30 @@ async def _insert(
         _INSERT,
         {
             "now": now,
-            "id": [window.id for window in windows],
-            "meter": [key.meter for key in keys],
-            "subject": [key.subject for key in keys],
-            "group_key": [key.group_key for key in keys],
-            "window_start": [key.window_start for key in keys],
-            "window_end": [key.window_end for key in keys],
-            "group_by": [window.told.group_by for window in windows],
-            "aggregation": [revision.aggregation for revision in standing],
-            "value": [revision.value for revision in standing],
-            "contradicts": _unusual([w.told.subject_contradicts for w in windows], usual=False),
-            "revision": _unusual([window.revision for window in windows], 1),
-            "delivery_id": [revision.delivery_id for revision in standing],
-            "svix_id": [revision.svix_id for revision in standing],
-            "message_at": [revision.message_at for revision in standing],
-            "state": [w.state for w in outcomes],
-            "reason": _unusual([w.reason for w in outcomes]),
-            "detail": _unusual([w.detail for w in outcomes]),
-            "retry_at": _unusual([w.retry_at for w in outcomes]),
-            "usage_record_id": [w.usage_record_id for w in outcomes],
-            "numerator": [str(w.amount.numerator) for w in outcomes],
-            "denominator": _unusual([str(w.amount.denominator) for w in outcomes], "1"),
-            "scale_numerator": [w.scale and str(w.scale.numerator) for w in outcomes],
-            "scale_denominator": [w.scale and str(w.scale.denominator) for w in outcomes],
-            "slipped_from": _unusual([w.slipped and w.slipped[0] for w in outcomes]),
-            "slipped_to": _unusual([w.slipped and w.slipped[1] for w in outcomes]),
+            "id": numbers(window.id for window in windows),
+            **column("meter", [key.meter for key in keys]),
+            "subject": texts([key.subject for key in keys]),
+            **column("group_key", [key.group_key for key in keys]),
+            "starts": moments(key.window_start for key in keys),
+            "ends": moments(key.window_end for key in keys),
+            **column("group_by", [window.told.group_by for window in windows]),
+            **column("aggregation", [revision.aggregation for revision in standing]),
+            "value": numbers(revision.value for revision in standing),
+            **column("contradicts", [w.told.subject_contradicts for w in windows]),
+            **column("revision", [window.revision for window in windows]),
+            "delivery_id": numbers(revision.delivery_id for revision in standing),
+            **column("state", [w.state for w in outcomes]),
+            **column("reason", [w.reason for w in outcomes]),
+            **column("detail", [w.detail for w in outcomes]),
+            **column("retry_at", [w.retry_at for w in outcomes]),
+            "usage_record_id": numbers(w.usage_record_id for w in outcomes),
+            "numerator": numbers(w.amount.numerator for w in outcomes),
+            **column("denominator", [str(w.amount.denominator) for w in outcomes]),
+            **column("scale_numerator", [w.scale and str(w.scale.numerator) for w in outcomes]),
+            **column("scale_denominator", [w.scale and str(w.scale.denominator) for w in outcomes]),
+            **column("slipped_from", [w.slipped and w.slipped[0] for w in outcomes]),
+            **column("slipped_to", [w.slipped and w.slipped[1] for w in outcomes]),
         },
     )
     if result.rowcount != len(windows):
         raise WindowAppeared
-
-
-def _unusual(values: list[T], usual: T | None = None) -> list[T]:
-    """A column, or nothing where all is as usual: `unnest` makes nulls of what is missing."""
-    return [] if all(value == usual for value in values) else values

@@ -8,6 +8,7 @@ the same transaction.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -44,11 +45,20 @@ class AppliedMappings:
     left_out: Mappings = field(default_factory=lambda: Mappings({}, {}))
 
 
+_SHARE: Final = text("select pg_advisory_xact_lock_shared(:key)")
+
+
+async def hold_mappings(connection: AsyncConnection) -> None:
+    """Keep the mappings as they are until the transaction ends.
+
+    Their version is what a later statement reads: this one may have begun before the lock was had.
+    """
+    await connection.execute(_SHARE, {"key": MAPPING_LOCK})
+
+
 async def share_lock(connection: AsyncConnection) -> int:
     """Keep the mappings as they are until the transaction ends; returns their version."""
-    await connection.execute(
-        text("select pg_advisory_xact_lock_shared(:key)"), {"key": MAPPING_LOCK}
-    )
+    await hold_mappings(connection)
     version: int = (await connection.execute(select(mapping_version.c.version))).scalar_one()
     return version
 

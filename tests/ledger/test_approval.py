@@ -44,7 +44,7 @@ def window(value: str, booked: str = "100", **members: Any) -> PendingWindow:
         amount=Fraction(booked),
         scale=Fraction(1),
     )
-    return replace(whole, **members)
+    return whole._replace(**members)
 
 
 @pytest.mark.parametrize(
@@ -268,16 +268,16 @@ def test_of_a_divided_window_the_whole_is_judged(
     aggregation: str, value: str, parts: list[Part], awaits: bool
 ) -> None:
     revised = window(value, "0", usage_record_id=None, scale=None)
-    revised = replace(revised, facts=replace(revised.facts, aggregation=aggregation))
+    revised = revised._replace(facts=replace(revised.facts, aggregation=aggregation))
     parked = awaits_approval(revised, above=ABOVE, parts=parts)
     assert (parked is not None) is awaits
-    approved = replace(revised, approved_revision=2)
+    approved = revised._replace(approved_revision=2)
     assert awaits_approval(approved, above=ABOVE, parts=parts) is None
 
 
 def test_a_part_is_not_judged_beside_its_window() -> None:
     part = window("0")
-    part = replace(part, facts=replace(part.facts, source=WindowSource.PART))
+    part = part._replace(facts=replace(part.facts, source=WindowSource.PART))
     assert awaits_approval(part, above=ABOVE) is None
 
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from app.errors import StatementTimeout
-from app.ledger import booker, recording, resolving
+from app.ledger import booker, recording, resolving, rewriting, waking
 from app.ledger import records as store
 from app.ledger.new_records import PlaceMoved
 from app.ledger.placing import Rewritten, rewrite
@@ -200,7 +200,7 @@ async def test_booking_goes_on_where_waking_takes_too_long(
     async def slow(*_: object, **__: object) -> int:
         raise StatementTimeout
 
-    monkeypatch.setattr(booker, "release_some", slow)
+    monkeypatch.setattr(waking, "release_some", slow)
     await world.deliver(row(0, 1))
     await replica.book()
     assert await world.wanted() == {at(0): 1}
@@ -216,7 +216,7 @@ async def test_a_revision_that_raises_leaves_what_is_booked_as_it_was(
         raise ArithmeticError
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording, "rewrite", fail)
+        patch.setattr(rewriting, "rewrite", fail)
         await world.deliver(row(0, 6))
         await replica.book()
     assert await world.deliveries() == {"booked": 1, "failed": 1}
@@ -242,7 +242,7 @@ async def test_a_record_that_moves_again_and_again_is_only_a_repetition(
             raise PlaceMoved
         return rewrite(*args, **kwargs)
 
-    monkeypatch.setattr(recording, "rewrite", moving)
+    monkeypatch.setattr(rewriting, "rewrite", moving)
     await replica.booker.book()
     assert await world.wanted() == {at(0): 5}
 

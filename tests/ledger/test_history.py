@@ -234,10 +234,11 @@ async def test_a_window_that_another_replica_is_inserting_is_waited_for_and_comp
     """Rows that contradict their query have no series whose lock they would wait for."""
     for _ in range(2):
         await world.deliver(row(0, 1))
-    ids = [r["id"] for r in await world.rows("select id from deliveries order by id")]
+    stored = await world.rows("select id, svix_id, body, message_at from deliveries order by id")
+    deliveries = [ClaimedDelivery(**found) for found in stored]
     first, second = (
         told(delivery, value, contradicts=contradicts)
-        for delivery, value in zip(ids, (5, 6), strict=True)
+        for delivery, value in zip(deliveries, (5, 6), strict=True)
     )
 
     async def keep_second() -> int:
@@ -257,11 +258,11 @@ async def test_a_window_that_another_replica_is_inserting_is_waited_for_and_comp
         waiting = asyncio.create_task(keep_second())
         await waiting_for_locks(world)
     assert await waiting == 1
-    assert await history(world) == [(5, f"msg_{ids[0]}", "superseded")]
+    assert await history(world) == [(5, deliveries[0].svix_id, "superseded")]
     assert ((await world.window())["value"], (await world.window())["revision"]) == (6, 2)
 
 
-def told(delivery: int, value: int, *, contradicts: bool) -> IncomingWindow:
+def told(delivery: ClaimedDelivery, value: int, *, contradicts: bool) -> IncomingWindow:
     key, written = group_key({}, contradicts=contradicts)
     return IncomingWindow(
         WindowKey("tokens", "customer-1", key, DAY, DAY + HOUR),
@@ -270,5 +271,5 @@ def told(delivery: int, value: int, *, contradicts: bool) -> IncomingWindow:
         "SUM",
         Decimal(value),
         contradicts,
-        ClaimedDelivery(delivery, f"msg_{delivery}", b"", NOW + timedelta(seconds=delivery)),
+        delivery,
     )

@@ -9,8 +9,8 @@ import pytest
 
 from app.errors import DatabaseUnavailable
 from app.ledger import loop as module
-from app.ledger.booker import Round
 from app.ledger.loop import READ_RETRY, BookingLoop
+from app.ledger.rounds import Round
 from app.stripe_client import ProblemKind, StripeError
 from tests.dispatch.answers import answered
 from tests.ledger.world import Replica, World, at, row

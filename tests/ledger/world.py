@@ -19,8 +19,9 @@ from app.db import create_engine, transaction
 from app.inbox.delivery import Delivery
 from app.inbox.repository import DeliveryRepository
 from app.ledger import windows as facts
-from app.ledger.booker import Booker, Round
+from app.ledger.booker import Booker
 from app.ledger.carrying import Carrier
+from app.ledger.rounds import Round
 from app.ledger.successors import Successors
 from app.mapping.cached import CachedMappings
 from app.mapping.file import from_yaml, to_mappings
