@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
+from typing import NamedTuple
 
 from app.mapping.models import (
     Combination,
@@ -66,8 +67,7 @@ class Period:
         return self.start < at <= self.end
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where a window is booked. `timestamp` in Unix seconds; the period's start is exclusive.
 
     `closed_until`: the last second that Stripe takes nothing more for, where the window is beyond
