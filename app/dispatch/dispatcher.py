@@ -239,9 +239,10 @@ class Dispatcher:
                 return
             if number >= RECORDS_PER_LANE and self._claims.more:
                 return  # others have come meanwhile
-            await self._turn()
-            if not self._may_send(lane):
-                return
+            if not self._pace.turn_now():
+                await self._waits(self._pace.turn())
+                if not self._may_send(lane):
+                    return
             finished.unsent.remove(record)
             left_at = time.monotonic()
             outcome = await self._call(record, look_first=lane.probe)
@@ -268,7 +269,7 @@ class Dispatcher:
         if outcome.decision is None:
             self._pace.succeeded()
             self._flight.succeeded()
-        return self._experience.learn(outcome, self._clock.now())
+        return self._experience.learn(outcome)
 
     async def _heed(self, decision: Decision, *, age: float) -> None:
         """Slow down where Stripe says so."""
@@ -284,10 +285,6 @@ class Dispatcher:
         finally:
             self._leases.probing = False
         self._wake.set()
-
-    async def _turn(self) -> None:
-        """Wait for the pace."""
-        await self._waits(self._pace.turn())
 
     async def _waits(self, what: Awaitable[None]) -> None:
         """Wait for what a stop does not wait for (a pause can last ten minutes)."""

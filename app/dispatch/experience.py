@@ -1,7 +1,6 @@
 """What one process learns from outcomes, beyond the record that each is about."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 
 from app.dispatch import line as the_line
@@ -41,14 +40,14 @@ class Experience:
         """The database knows these outcomes."""
         self._unwritten -= sum(outcome.stop is not None for outcome in outcomes)
 
-    def learn(self, outcome: Outcome, now: datetime) -> Outcome:
+    def learn(self, outcome: Outcome) -> Outcome:
         """Take from an outcome what concerns all records. Returns it, marked where it is the last
         of so many failures that Stripe itself is down. To be followed by `written`."""
         decision = outcome.decision
         record = outcome.attempt.record.id
         failures = self._in_a_row.pop(record, 0)
         if decision is None:
-            self.last_success = now
+            self.last_success = outcome.attempt.finished_at
             self._outages = 0
             return outcome
         if decision.verdict in (Verdict.RETRY, Verdict.NEW_KEY):
@@ -58,7 +57,7 @@ class Experience:
         if decision.outage:
             self._outages += 1
             if self.line_stopped or self._outages >= the_line.OUTAGE_AFTER:
-                outcome = replace(outcome, ends_outage_run=True)
+                outcome = outcome._replace(ends_outage_run=True)
         if outcome.stop is not None:
             self.line_stopped = True
             self._unwritten += 1

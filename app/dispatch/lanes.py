@@ -68,7 +68,7 @@ _CLAIM = """
         where due_at <= $1 and period_end between $2 and $3
           and (leased_until is null or leased_until < clock_timestamp())
           and ($8 or not (select stopped from line))
-        order by period_end limit $5 for update skip locked),
+        order by period_end, due_at limit $5 for update skip locked),
     longest as materialized (
         select subscription, due_at, leased_until > clock_timestamp() as ahead
         from subscription_lanes

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from app.clock import Clock
 from app.dispatch.decide import Decision, History, Verdict, decide, not_sent
@@ -15,8 +15,7 @@ from app.stripe_client import StripeAnswered, StripeClient, StripeError, UsageRe
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """An attempt and what follows. `decision` is None where it succeeded.
 
     `ends_outage_run`: it is the last of so many failures in a row that Stripe itself is down.
@@ -52,7 +51,6 @@ async def attempt(
     through: what fails as a probe would be in doubt, one record after the other.
     """
     started = clock.now()
-    history = History(record.failures, record.failed_at, last_success, in_a_row)
     sent = False
     try:
         if look_first and record.action == "increment":
@@ -68,6 +66,7 @@ async def attempt(
     except StripeError as error:
         decision = not_sent(error)
         if sent:
+            history = History(record.failures, record.failed_at, last_success, in_a_row)
             decision = decide(error, history, jitter=jitter(), action=record.action)
         return _failed(record, error, decision, started, clock.now())
     except Exception as error:
