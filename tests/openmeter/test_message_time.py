@@ -44,6 +44,12 @@ def test_the_documented_example() -> None:
     assert message_time(DOCUMENTED, DOCUMENTED_TIME + timedelta(days=1)) == DOCUMENTED_TIME
 
 
+def test_a_fifth_byte_of_more_than_a_second_is_carried() -> None:
+    second = DOCUMENTED_TIME.replace(microsecond=0)
+    found = message_time(message_id(second, tail=255 << 120), second + timedelta(days=1))
+    assert found == second + timedelta(milliseconds=1020)
+
+
 @pytest.mark.parametrize(
     ("off", "used"),
     [
