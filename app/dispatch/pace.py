@@ -119,8 +119,12 @@ class Pace:
         return max(int(self._rate * MOST_AHEAD), FEWEST_AHEAD)
 
     def turn_now(self) -> bool:
-        """Whether a call may leave at once, as nobody waits and a slot is there; it is taken."""
-        if self._asking or self._leaving.locked():
+        """Whether a call may leave at once, as nobody waits and a slot is there; it is taken.
+
+        Where slots are dense it may overtake those that wait: to let in one by one all that a lease
+        kept waiting took longer than new ones took to come, and so each went the long way.
+        """
+        if self._rate <= DENSE_RATE and (self._asking or self._leaving.locked()):
             return False
         now = self._monotonic()
         return self._slots.take(overdue=self._overdue(now), until=now) is not None
