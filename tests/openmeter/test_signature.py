@@ -9,6 +9,7 @@ import pytest
 import time_machine
 from hypothesis import given
 from hypothesis import strategies as st
+from svix.webhooks import Webhook, WebhookVerificationError
 
 from app.openmeter.signature import SignatureInvalid, SignedMessage, WebhookVerifier
 
@@ -177,6 +178,45 @@ def test_a_secret_that_cannot_be_decoded_is_refused_unseen(wrong: str) -> None:
 def test_a_verifier_without_secrets_cannot_be_built() -> None:
     with pytest.raises(ValueError, match="at least one"):
         WebhookVerifier([])
+
+
+ENCODED = GOOD.removeprefix("v1,")
+TOKENS = st.sampled_from(
+    [
+        GOOD,
+        signature(key=OTHER_KEY),
+        f"v2,{ENCODED}",
+        f"v1a,{ENCODED}",
+        f"v1,{ENCODED[:-1]}",
+        f"v1,{ENCODED}=",
+        f"v1,={ENCODED}",
+        f"v1,%{ENCODED}%",
+        f"v1,{ENCODED[:20]}=={ENCODED[20:]}",
+        f"v1,{ENCODED.swapcase()}",
+        "v1,abcde",
+        "v2,abcde",
+        "v1,%",
+    ]
+)
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=4), st.sampled_from([(KEY,), (OTHER_KEY, KEY)]))
+def test_the_verdict_is_that_of_the_package(tokens: list[str], keys: tuple[bytes, ...]) -> None:
+    written = " ".join(tokens)
+    lines = {name.decode(): value.decode() for name, value in headers(signature=written)}
+    verdicts = []
+    for key in keys:
+        try:
+            Webhook(secret(key)).verify(BODY, lines)
+            verdicts.append(True)
+        except (WebhookVerificationError, ValueError):
+            verdicts.append(False)
+    try:
+        WebhookVerifier([secret(key) for key in keys]).verify(BODY, headers(signature=written))
+        ours = True
+    except SignatureInvalid:
+        ours = False
+    assert ours == any(verdicts)
 
 
 NAMES = st.sampled_from(
