@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class Answer:
 
     def adding(self, *headers: tuple[bytes, bytes]) -> "Answer":
         """The same answer with more headers."""
-        return replace(self, headers=self.headers + headers)
+        return Answer(self.status, self.body, self.headers + headers, self.repeated_after_ms)
 
     @staticmethod
     def ok(document: JsonObject) -> "Answer":

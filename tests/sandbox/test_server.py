@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -21,6 +23,18 @@ def _use(live: Live, quantity: int = 1, key: str | None = None) -> httpx.Respons
     headers = AUTH | ({} if key is None else {"Idempotency-Key": key})
     form = {"quantity": str(quantity), "timestamp": str(NOW)}
     return live.client.post(_PATH, data=form, headers=headers)
+
+
+@contextmanager
+def _asked(live: Live) -> Iterator[socket.socket]:
+    """A connection on which a usage record has been posted."""
+    form = f"quantity=1&timestamp={NOW}"
+    lines = [f"POST {_PATH} HTTP/1.1", "Host: sandbox", *(f"{n}: {v}" for n, v in AUTH.items())]
+    lines += ["Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(form)}"]
+    url = httpx.URL(live.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", form]).encode())
+        yield connection
 
 
 @pytest.mark.parametrize(
@@ -43,14 +57,17 @@ def test_a_cut_really_ends_the_connection(
     assert _use(live).status_code == 200
 
 
+def test_head_and_body_of_an_answer_are_one_write(live: Live) -> None:
+    for _ in range(20):  # two writes arrive together now and then
+        with _asked(live) as connection:
+            received = connection.recv(65_536)
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert received.endswith(b"}")
+
+
 def test_an_answer_comes_twice_on_its_connection(live: Live) -> None:
     live.control("POST", "/faults", {"kind": "duplicate_answer"})
-    form = f"quantity=1&timestamp={NOW}"
-    lines = [f"POST {_PATH} HTTP/1.1", "Host: sandbox", *(f"{n}: {v}" for n, v in AUTH.items())]
-    lines += ["Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(form)}"]
-    url = httpx.URL(live.url)
-    with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
-        connection.sendall("\r\n".join([*lines, "", form]).encode())
+    with _asked(live) as connection:
         received = b""
         while received.count(b'"object": "usage_record"') < 2:
             chunk = connection.recv(65_536)
