@@ -153,6 +153,7 @@ class Dispatcher:
         for task in (writer, renewer):
             task.cancel()
         await asyncio.gather(writer, renewer, return_exceptions=True)
+        await self._pace.close()
 
     async def _at_start(self) -> None:
         """A worker that starts may have a mended key: a stopped line is probed at once."""

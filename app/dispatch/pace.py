@@ -30,9 +30,14 @@ LONGEST_LEASE = 0.2
 MARGIN = 0.985
 LATE_ALLOWED = 0.005
 # Of more calls a second nobody counts so exactly. Slots may be used a little later then, so that a
-# pace that holds nobody back costs twenty leases a second and not a thousand.
+# pace that holds nobody back costs a few leases a second and not a thousand.
 DENSE_RATE = 100.0
 DENSE_LATE_ALLOWED = 0.05
+NO_LIMIT_RATE = 1_000.0
+NO_LIMIT_LATE_ALLOWED = 0.2
+# And seconds of the pace that a lease then takes at least: what is left unused of them is missed by
+# nobody, and a lease that is used up keeps all waiting for the next.
+DENSE_LEASE = 0.005
 # Calls a second more for each success: from 10 to 20 a second in half a minute.
 RAISED_BY_SUCCESS = 0.02
 # And up to nine tenths of the pace at which Stripe complained: back in 11 seconds, not 35.
@@ -107,6 +112,7 @@ class Pace:
         self._lead = 0.0
         self._resume_at = 0.0
         self._begun = False
+        self._ahead: asyncio.Task[None] | None = None
         # asyncio.Lock wakes its waiters first come, first served. Only the holder of the one
         # leases, and that of the other waits for its slot: of two that were due at once (the
         # process was paused) the later one would not sleep at all, and overtake the other.
@@ -126,8 +132,12 @@ class Pace:
         """
         if self._rate <= DENSE_RATE and (self._asking or self._leaving.locked()):
             return False
-        now = self._monotonic()
-        return self._slots.take(overdue=self._overdue(now), until=now) is not None
+        now, late = self._monotonic(), self._late_allowed
+        if self._slots.take(overdue=now - late, until=now) is None:
+            return False
+        if self._rate > DENSE_RATE and now > self._slots.end + late / 2:
+            self._lease_ahead()
+        return True
 
     async def turn(self) -> None:
         """Wait until a call may leave. One that is cancelled leaves its slot unused."""
@@ -139,9 +149,12 @@ class Pace:
                 if pauses == self._pauses and self._keeps(late=-wait):
                     return
 
-    def _overdue(self, now: float) -> float:
-        """A slot that is before this has passed."""
-        return now - (LATE_ALLOWED if self._rate <= DENSE_RATE else DENSE_LATE_ALLOWED)
+    @property
+    def _late_allowed(self) -> float:
+        """For so many seconds a slot can still be used."""
+        if self._rate <= DENSE_RATE:
+            return LATE_ALLOWED
+        return DENSE_LATE_ALLOWED if self._rate <= NO_LIMIT_RATE else NO_LIMIT_LATE_ALLOWED
 
     def _keeps(self, *, late: float) -> bool:
         """Whether a call may leave so many seconds after its slot: not in a bunch with the next."""
@@ -185,12 +198,28 @@ class Pace:
         try:
             async with self._leasing:
                 while True:
-                    slot = self._slots.take(overdue=self._overdue(self._monotonic()))
+                    slot = self._slots.take(overdue=self._monotonic() - self._late_allowed)
                     if slot is not None:
                         return self._pauses, slot
                     await self._refill()
         finally:
             self._asking -= 1
+
+    def _lease_ahead(self) -> None:
+        """Before slots that are all due have passed: at 500 calls a second each other one had to
+        wait for a lease."""
+        if self._ahead is None or self._ahead.done():
+            self._ahead = asyncio.create_task(self._lease_now(), name="pace-lease")
+
+    async def _lease_now(self) -> None:
+        async with self._leasing:
+            await self._refill()
+
+    async def close(self) -> None:
+        """Lease nothing more by itself."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
 
     async def _refill(self) -> None:
         """Lease slots for those that wait; and where they are dense, for those that will.
@@ -203,6 +232,7 @@ class Pace:
         if self._rate > DENSE_RATE:
             used_up = self._slots.used == self._slots.number
             wanted = max(wanted, self._slots.used * 2 if used_up else self._slots.used)
+            wanted = max(wanted, int(self._rate * DENSE_LEASE))
         number = min(wanted, max(int(self._rate * LONGEST_LEASE), 1))
         pauses, successes, late = self._pauses, self._successes, self._late
         returning = self._rate < self._refused_at * KNOWN_GOOD
@@ -234,7 +264,10 @@ class Pace:
         self._offset = max(min(self._offset, latest), asked_at - lease.at, latest - MOST_LEAD)
         leased_at = self._offset + lease.at
         # Where answers stay slow, the next slots begin after theirs: or all would pass.
-        self._lead = answered_at - leased_at
+        lead = answered_at - leased_at
+        if self._rate > DENSE_RATE:
+            lead = max(lead - self._late_allowed / 2, 0.0)
+        self._lead = lead
         return leased_at
 
     async def _lease(self, slots: int, late: float, raised: float) -> Lease:

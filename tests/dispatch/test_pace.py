@@ -417,6 +417,34 @@ async def test_a_clock_that_is_set_is_followed_at_once(seconds: float) -> None:
     assert slot == pytest.approx(ways.now, abs=0.1)
 
 
+async def test_where_slots_are_dense_the_next_are_leased_before_the_last_have_passed() -> None:
+    """A call every 10 ms never waits for a lease, of which there are a few a second."""
+    ways = Ways()
+    pace = SlowWays(ways, 10_000.0)
+    await pace.turn()
+    at_once = []
+    for _ in range(100):
+        ways.now += 0.01
+        at_once.append(pace.turn_now())
+        await asyncio.sleep(0)  # in which the lease is had
+    await pace.close()
+    assert at_once == [True] * 100
+    assert 2 <= ways.leases <= 11
+
+
+async def test_a_dense_pace_that_holds_back_loses_no_slot() -> None:
+    """What is leased ahead takes the place of what is due, and never of what is to come."""
+    ways = Ways()
+    pace = SlowWays(ways, 200.0)
+    began = ways.now
+    for _ in range(100):
+        if not pace.turn_now():
+            await pace.turn()
+        await asyncio.sleep(0)
+    await pace.close()
+    assert ways.now - began < 101 / (200 * MARGIN) + 0.1
+
+
 async def test_a_row_that_is_gone_is_made_again(engine: AsyncEngine, ledger: SeededLedger) -> None:
     pace = Pace(engine, FAST)
     await pace.turn()
