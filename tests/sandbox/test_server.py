@@ -1,18 +1,19 @@
 """The sandbox on a real socket, and as a process."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from typing import Any, cast
 
 import httpx
 import pytest
+from uvicorn.server import ServerState
 
-from app.sandbox.server import bind, url_of
+from app.sandbox.server import bind, build_server, create_sandbox, url_of
 from tests.sandbox.conftest import Live
 from tests.sandbox.world import AUTH, NOW
 
@@ -23,18 +24,6 @@ def _use(live: Live, quantity: int = 1, key: str | None = None) -> httpx.Respons
     headers = AUTH | ({} if key is None else {"Idempotency-Key": key})
     form = {"quantity": str(quantity), "timestamp": str(NOW)}
     return live.client.post(_PATH, data=form, headers=headers)
-
-
-@contextmanager
-def _asked(live: Live) -> Iterator[socket.socket]:
-    """A connection on which a usage record has been posted."""
-    form = f"quantity=1&timestamp={NOW}"
-    lines = [f"POST {_PATH} HTTP/1.1", "Host: sandbox", *(f"{n}: {v}" for n, v in AUTH.items())]
-    lines += ["Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(form)}"]
-    url = httpx.URL(live.url)
-    with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
-        connection.sendall("\r\n".join([*lines, "", form]).encode())
-        yield connection
 
 
 @pytest.mark.parametrize(
@@ -57,17 +46,50 @@ def test_a_cut_really_ends_the_connection(
     assert _use(live).status_code == 200
 
 
-def test_head_and_body_of_an_answer_are_one_write(live: Live) -> None:
-    for _ in range(20):  # two writes arrive together now and then
-        with _asked(live) as connection:
-            received = connection.recv(65_536)
-        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert received.endswith(b"}")
+class _Written(asyncio.Transport):
+    """A transport that keeps every single write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+async def test_head_and_body_of_an_answer_are_one_write() -> None:
+    config = build_server(create_sandbox()).config
+    config.load()
+    protocol = cast("Any", config.http_protocol_class)(
+        config=config, server_state=ServerState(), app_state={}
+    )
+    transport = _Written()
+    protocol.connection_made(transport)
+    for answers in (1, 2):
+        protocol.data_received(b"GET /v1/prices HTTP/1.1\r\nHost: sandbox\r\n\r\n")
+        async with asyncio.timeout(10):
+            while len(transport.writes) < answers:
+                await asyncio.sleep(0)
+    for answer in transport.writes:
+        assert answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+        assert answer.endswith(b"}")
+    protocol.connection_lost(None)
 
 
 def test_an_answer_comes_twice_on_its_connection(live: Live) -> None:
     live.control("POST", "/faults", {"kind": "duplicate_answer"})
-    with _asked(live) as connection:
+    form = f"quantity=1&timestamp={NOW}"
+    lines = [f"POST {_PATH} HTTP/1.1", "Host: sandbox", *(f"{n}: {v}" for n, v in AUTH.items())]
+    lines += ["Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(form)}"]
+    url = httpx.URL(live.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", form]).encode())
         received = b""
         while received.count(b'"object": "usage_record"') < 2:
             chunk = connection.recv(65_536)
