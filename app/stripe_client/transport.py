@@ -44,6 +44,9 @@ KEEPALIVE_SECONDS = 15.0
 def open_transport(*, max_connections: int) -> httpx.AsyncBaseTransport:
     """A transport of at most `max_connections` connections; the session opens on first use.
 
+    Give it as many as calls can be in flight: who waits for one is passed by whoever comes when one
+    is free (seen: 10 s, and so `pool`, with 64 callers on 16).
+
     Neither cookies nor the proxies and .netrc of the environment: a .netrc entry would compete
     with our Authorization header. SSL_CERT_FILE and SSL_CERT_DIR do count.
     """
