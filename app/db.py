@@ -144,6 +144,9 @@ def _answers(dialect: Dialect, connection: Any) -> bool:
 # Everything that says "the database did not do it" and not "the statement is wrong": connection,
 # resources, intervention, system; and a login or database that is refused.
 _UNAVAILABLE_SQLSTATES = ("08", "28", "3D", "53", "57", "58")
+# And for now: a standby, a lock that did not come, rights that were taken away, and statements of
+# another client in a session that a pooler shares. Usage that met one of these is not at fault.
+_UNAVAILABLE_FOR_NOW = ("25006", "55P03", "42501", "26000", "42P05")
 CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -152,10 +155,17 @@ CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
     OperationalError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # as where the answer is to another client's statement
 )
 
 
-_DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_DATABASE_ERRORS = (
+    SQLAlchemyError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -166,8 +176,8 @@ def is_unavailable(error: BaseException) -> bool:
         if error.connection_invalidated:
             return True
         state = getattr(error.orig, "sqlstate", None) or ""
-        # 40: serialization failure or deadlock. 25006: a primary that became a standby.
-        return state.startswith((*_UNAVAILABLE_SQLSTATES, "40")) or state in ("25006", "55P03")
+        # 40: serialization failure or deadlock.
+        return state.startswith((*_UNAVAILABLE_SQLSTATES, "40")) or state in _UNAVAILABLE_FOR_NOW
     return False
 
 

@@ -60,6 +60,10 @@ AWAY: list[tuple[BaseException, bool]] = [
     (refused("40P01"), True),  # deadlock
     (refused("55P03"), True),  # lock timeout
     (refused("25006"), True),  # a standby
+    (refused("42501"), True),  # rights that were taken away
+    (refused("26000"), True),  # a statement that a pooler's session does not have
+    (refused("42P05"), True),  # one that it has of another client
+    (asyncpg.InternalClientError("columns differ"), True),
     (refused("22003"), False),  # a number out of range
     (refused("23505"), False),  # a row that exists
     (refused("42P01"), False),  # no such table
