@@ -66,7 +66,9 @@ class BoundedConnection(HttpToolsProtocol):
         self._shared = shared
         self._limits = shared.limits
         self._deadline: asyncio.TimerHandle | None = None
-        """Runs from a request's first byte to its last."""
+        """Runs from a request's first byte to its last, if they do not come at once."""
+        self._arriving = False
+        """Whether a request has begun, and has not come to its end."""
         self._in_head = False
         self._head_bytes = 0
         self._ignored_bytes = 0
@@ -109,13 +111,16 @@ class BoundedConnection(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing() or self._refused is not None:
             return
+        # Only here, and not at a first byte: most requests are there in whole by now.
+        if self._arriving and self._deadline is None:
+            self._deadline = self.loop.call_later(self._limits.seconds, self._too_slow)
         if self._in_head:
             self._head_bytes += len(data) - self._bytes_before_head(data)
             if self._head_bytes > self._limits.head_bytes:
                 self._refuse(
                     HTTPException(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE), "head_too_large"
                 )
-        elif self._idle and self._deadline is not None:
+        elif self._idle and self._arriving:
             self._ignored_bytes += len(data)
             if self._ignored_bytes > self._limits.ignored_bytes:
                 self._linger()
@@ -153,10 +158,10 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
+        self._arriving = True
         self._in_head = True
         self._head_bytes = 0
         self._ignored_bytes = 0
-        self._deadline = self.loop.call_later(self._limits.seconds, self._too_slow)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -173,6 +178,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is there in whole."""
         self._ends_in_read = True
+        self._arriving = False
         self._end_deadline()
         super().on_message_complete()
         self._take_place()

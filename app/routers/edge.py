@@ -6,8 +6,6 @@ the admin token before the body: FastAPI reads and parses up to 16 MiB of it bef
 asked.
 """
 
-from typing import cast
-
 from fastapi import FastAPI, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -38,7 +36,7 @@ class Api(FastAPI):
     async def _receive_webhook(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer: Response | None
         try:
-            services = cast(WebhookServices, self.state.services)
+            services: WebhookServices = self.state.services
             answer = await receive_message(services, scope["headers"], receive)
         except Exception as error:
             answer = refusal(error)
