@@ -19,16 +19,19 @@ async def read_body(receive: Receive, *, limit: int, seconds: float, room: Arriv
     sender of one byte a second would hold the connection for days), and Starlette's
     ClientDisconnect.
     """
-    deadline = asyncio.timeout(seconds)
-    body = ArrivingBody(deadline)
+    body = ArrivingBody()
+    deadline = asyncio.get_running_loop().call_later(seconds, body.give_up)
     try:
-        async with deadline:
-            return await _read(receive, limit, body, room)
-    except TimeoutError:
+        return await _read(receive, limit, body, room)
+    except asyncio.CancelledError:
+        if not body.was_given_up():
+            raise
         if body.dropped:
             raise Overloaded from None
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, headers={"Connection": "close"}) from None
     finally:
+        deadline.cancel()
+        body.end()
         room.end(body)
 
 

@@ -160,3 +160,19 @@ async def test_what_is_announced_and_does_not_arrive_takes_no_room() -> None:
 async def test_a_body_larger_than_all_room_goes_itself() -> None:
     with pytest.raises(Overloaded):
         await (await reading(ArrivingBodies(limit=100 * KIB), chunk(b"x" * 101 * KIB)))
+
+
+async def test_a_reader_that_somebody_else_cancels_is_cancelled() -> None:
+    task = await reading(ArrivingBodies(), chunk(b"0"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_body_that_ends_as_it_is_given_up_is_taken_and_nothing_is_cancelled_later() -> None:
+    whole = Sender([chunk(b"x" * 101 * KIB), chunk(b"", more=False)])
+    room = ArrivingBodies(limit=100 * KIB)
+    body = await read_body(whole, limit=1024 * KIB, seconds=60, room=room)
+    for _ in range(3):
+        await asyncio.sleep(0)  # here the cancellation would come
+    assert len(body) == 101 * KIB
