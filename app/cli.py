@@ -134,8 +134,8 @@ def drain(
         console.print("Drained: nothing is left to do.")
         if left.set_aside:
             console.print(
-                f"{left.set_aside} windows or records wait for somebody (parked or held): "
-                "see `meterbridge doctor`."
+                f"{left.set_aside} deliveries, windows or records wait for somebody "
+                "(failed, parked or held): see `meterbridge doctor`."
             )
         return
     console.print(f"Left after {timeout:g} s: {describe(left)}.")

@@ -1,8 +1,10 @@
 """The checks behind readiness, on the real database."""
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +25,19 @@ OLDEST_UNSENT: Final = """
     (select min(unsent_since) from usage_records where state in ('due', 'late'))
 """
 
+# What booking gave up on, which somebody has to release. Each is one look at a partial index.
+_FAILED = text(
+    """
+    select exists (select from deliveries where state = 'failed') as deliveries,
+           exists (select from usage_windows where state = 'parked' and reason = 'booking_failed')
+               as windows
+    """
+)
+_FAILED_WORDS = (
+    "deliveries could not be booked: see the log, then POST /v1/deliveries/release",
+    "windows are parked as booking_failed: see the log, then POST /v1/windows/release",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -34,6 +49,40 @@ class Check:
     receiving: bool = True
 
 
+Checked = tuple[list[Check], datetime | None]
+"""All checks of the database, and since when the oldest record is unsent."""
+
+
+class SharedChecks:
+    """One look at the database at a time, however many ask: anybody may, and each costs a write.
+
+    A look that hangs is not broken off, which would have to wait for the database, too: it ends by
+    the bounds of the engine, and whoever asks meanwhile waits for the same one.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[bool, asyncio.Task[Checked]] = {}
+
+    async def of(
+        self, health: "Health", now: datetime, *, receiving_only: bool, seconds: float
+    ) -> Checked:
+        """As `Health.check`. Raises TimeoutError after so many seconds."""
+        look = self._running.get(receiving_only)
+        if look is None:
+            look = asyncio.create_task(health.check(now, receiving_only=receiving_only))
+            self._running[receiving_only] = look
+            look.add_done_callback(partial(self._ended, receiving_only))
+        done, _ = await asyncio.wait({look}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        return look.result()
+
+    def _ended(self, which: bool, look: asyncio.Task[Checked]) -> None:  # noqa: FBT001 - a key
+        del self._running[which]
+        if not look.cancelled():
+            look.exception()  # perhaps nobody waits for it any more
+
+
 class Health:
     """Checks what a replica stands on."""
 
@@ -42,9 +91,7 @@ class Health:
         self._replica = replica
         self._program = program
 
-    async def check(
-        self, now: datetime, *, receiving_only: bool = False
-    ) -> tuple[list[Check], datetime | None]:
+    async def check(self, now: datetime, *, receiving_only: bool = False) -> Checked:
         """All checks of the database, and since when the oldest record is unsent.
 
         With `receiving_only` those that receiving stands on, and nothing is read for the others: a
@@ -57,9 +104,7 @@ class Health:
             logger.exception("the database refused what every replica must be able to do")
             return [Check("database", ok=False, detail="refuses to be written; see the log")], None
 
-    async def _check(
-        self, now: datetime, *, receiving_only: bool
-    ) -> tuple[list[Check], datetime | None]:
+    async def _check(self, now: datetime, *, receiving_only: bool) -> Checked:
         async with transaction(self._engine) as connection:
             schema = self._schema(await current_revision(connection))
             if not schema.ok:
@@ -100,7 +145,7 @@ class Health:
         )
 
 
-async def _work(connection: AsyncConnection, now: datetime) -> tuple[list[Check], datetime | None]:
+async def _work(connection: AsyncConnection, now: datetime) -> Checked:
     """Whether it goes on behind what is received, and since when the oldest record is unsent."""
     line = (
         await connection.execute(
@@ -112,11 +157,19 @@ async def _work(connection: AsyncConnection, now: datetime) -> tuple[list[Check]
     unbooked: datetime | None = await connection.scalar(
         text("select received_at from deliveries where state = 'received' order by id limit 1")
     )
+    there = (await connection.execute(_FAILED)).one()
+    failed = [words for found, words in zip(there, _FAILED_WORDS, strict=True) if found]
     return [
         Check(
             "line",
             ok=not line.stopped,
             detail=f"stopped: {line.reason}" if line.stopped else "open",
+            receiving=False,
+        ),
+        Check(
+            "failed",
+            ok=not failed,
+            detail="; ".join(failed) or "nothing failed to be booked",
             receiving=False,
         ),
         _age("oldest_unbooked", unbooked, now, UNBOOKED_TOO_LONG, none="nothing is unbooked"),

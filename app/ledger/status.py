@@ -23,7 +23,7 @@ class Backlog:
     windows: int
     records: int
     oldest_unsent: datetime | None
-    set_aside: int = 0  # parked or held: they wait for somebody
+    set_aside: int = 0  # deliveries failed, windows parked, records held: they wait for somebody
 
     @property
     def drained(self) -> bool:
@@ -130,6 +130,7 @@ class StatusRepository:
                           {OLDEST_UNSENT} as oldest_unsent,
                           (select count(*) from usage_windows where state = 'parked')
                               + (select count(*) from usage_records where state = 'held')
+                              + (select count(*) from deliveries where state = 'failed')
                               as set_aside
                         """  # noqa: S608 - a constant
                     )

@@ -53,7 +53,8 @@ ACTIONS: Final[dict[ParkReason, str]] = {
     ),
     ParkReason.SUBSCRIPTION_NOT_FOUND: (
         "Stripe knows no such subscription for this key. Check the id and whether the key is of "
-        "the right account and mode; map the subject anew, or wait: it is tried again by itself."
+        "the right account and mode; map the subject anew, or release the windows by this reason. "
+        "By itself it is tried again after SNAPSHOT_MAX_AGE, and six hours at least."
     ),
     ParkReason.SUBSCRIPTION_ENDED: "Map the subject to the subscription that is active now.",
     ParkReason.ITEM_NOT_FOUND: (
@@ -98,8 +99,8 @@ ACTIONS: Final[dict[ParkReason, str]] = {
         "(`meterbridge doctor`); it is asked again by itself."
     ),
     ParkReason.BOOKING_FAILED: (
-        "A defect of this program: the log has the error. Report it, and release the window after "
-        "the upgrade."
+        "The log has the error: most likely a defect of this program. Report it, and release the "
+        "windows by this reason after the upgrade."
     ),
 }
 

@@ -1,6 +1,5 @@
 """Health: alive, ready to receive, and ready in whole. Health by doing: what is checked is done."""
 
-import asyncio
 from datetime import datetime
 from typing import Literal
 
@@ -67,8 +66,8 @@ async def healthz() -> Alive:
 )
 async def readyz(built: Built, response: Response) -> Readiness:
     """Database written and read, schema not behind, signing secret set, line to Stripe not
-    stopped, nothing unbooked or unsent for long, booking and sending at work. For alerting; route
-    traffic by `/readyz/receive`."""
+    stopped, nothing unbooked or unsent for long, nothing that booking gave up on, booking and
+    sending at work. For alerting; route traffic by `/readyz/receive`."""
     return await _answer(built, response, receiving_only=False)
 
 
@@ -86,8 +85,10 @@ async def _answer(built: Built, response: Response, *, receiving_only: bool) -> 
     health = Health(built.engine, built.replica, built.schema)
     now = built.clock.now()
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT):
-            checks, oldest = await health.check(now, receiving_only=receiving_only)
+        found, oldest = await built.checks.of(
+            health, now, receiving_only=receiving_only, seconds=CHECK_TIMEOUT
+        )
+        checks = list(found)
     except (DatabaseUnavailable, TimeoutError):
         checks, oldest = [Check("database", ok=False, detail="does not answer")], None
     secret = built.verifier is not None

@@ -21,6 +21,13 @@ UNBOOKED = """
     values ('{state}', '', '', now(), now() - interval '{minutes} minutes', '{state}')
 """
 
+PARKED = """
+    insert into usage_windows (meter, subject, group_key, group_by, window_start, window_end,
+        aggregation, value, svix_id, message_at, state, reason)
+    values ('m', 's', '', '{{}}', now(), now() + interval '1 hour', 'SUM', 1, 'msg', now(),
+        'parked', '{reason}')
+"""
+
 WAITING = """
     select exists (
         select 1 from pg_locks l join pg_database d on d.oid = l.database
@@ -65,6 +72,8 @@ async def test_two_processes_of_one_host_and_number_are_two(
             "oldest_unbooked",
             200,
         ),
+        (UNBOOKED.format(state="failed", minutes=0), "failed", 200),
+        (PARKED.format(reason="booking_failed"), "failed", 200),
         ("drop table replicas", "database", 503),
     ],
 )
@@ -77,6 +86,34 @@ async def test_a_failing_check_is_named(
     assert (answer.status_code, answer.json()["failing"]) == (503, [check])
     assert (await anonymous.get("/readyz/receive")).status_code == receiving
     assert (await anonymous.get("/healthz")).status_code == 200
+
+
+async def test_what_is_parked_for_a_mapping_is_in_order(
+    anonymous: httpx.AsyncClient, built: Services
+) -> None:
+    async with transaction(built.engine) as connection:
+        await connection.execute(text(PARKED.format(reason="no_meter_mapping")))
+    assert (await anonymous.get("/readyz")).json()["failing"] == []
+
+
+async def test_however_many_ask_they_share_one_look_and_none_waits_for_it_to_end(
+    anonymous: httpx.AsyncClient, built: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.routers.health.CHECK_TIMEOUT", 0.2)
+    locking = create_engine(built.engine.url, pool_size=1)
+    async with transaction(locking) as lock:
+        await lock.execute(text("lock table replicas in access exclusive mode"))
+        # More than there are sessions in the pool.
+        answers = await asyncio.gather(*(anonymous.get("/readyz/receive") for _ in range(30)))
+        assert {answer.status_code for answer in answers} == {503}
+        waiting = "select count(*) from pg_locks where relation = 'replicas'::regclass"
+        assert await lock.scalar(text(f"{waiting} and not granted")) == 1
+        async with transaction(built.engine) as connection:  # the pool is free
+            assert await connection.scalar(text("select 1")) == 1
+    async with asyncio.timeout(20):
+        while (await anonymous.get("/readyz/receive")).status_code != 200:
+            await asyncio.sleep(0.05)
+    await locking.dispose()
 
 
 async def test_webhooks_are_received_while_a_migration_locks_the_ledger(
@@ -129,7 +166,7 @@ async def test_what_is_booked_or_set_aside_or_young_is_not_unbooked(
     anonymous: httpx.AsyncClient, built: Services
 ) -> None:
     async with transaction(built.engine) as connection:
-        for state, age in (("booked", 60), ("rejected", 60), ("failed", 60), ("received", 14)):
+        for state, age in (("booked", 60), ("rejected", 60), ("received", 14)):
             await connection.execute(text(UNBOOKED.format(state=state, minutes=age)))
     answer = await anonymous.get("/readyz")
     assert (answer.status_code, answer.json()["failing"]) == (200, [])
