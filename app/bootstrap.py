@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from secrets import token_hex
 
 from sqlalchemy.engine import URL
@@ -28,7 +29,6 @@ from app.db import (
     require_head,
 )
 from app.embedded import default_data_dir, embedded_postgres
-from app.health import SharedChecks
 from app.inbox.arriving import ArrivingBodies
 from app.inbox.writer import Inbox
 from app.ledger.status import StatusRepository
@@ -66,17 +66,30 @@ class Services:
     counters: Counter[str]
     arriving: ArrivingBodies = field(default_factory=ArrivingBodies)
     refusals: RefusalLog = field(default_factory=RefusalLog)
-    checks: SharedChecks = field(default_factory=SharedChecks)
+
+
+def embedded_folder(settings: Settings) -> Path:
+    """Where the embedded PostgreSQL has its data, for settings that name no database."""
+    return settings.meterbridge_data_dir or default_data_dir()
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[URL]:
-    """The database that the settings name, or an embedded one, migrated, for as long as needed."""
+async def database(settings: Settings, *, existing: bool = False) -> AsyncIterator[URL]:
+    """The database that the settings name, or an embedded one, migrated, for as long as needed.
+
+    With `existing` none is made: a command that looks into a new, empty one would say that
+    everything is done. Raises NoCluster then.
+    """
     if settings.database_url is not None:
         yield database_url(settings.database_url.get_secret_value())
         return
-    folder = settings.meterbridge_data_dir or default_data_dir()
-    async with embedded_postgres(folder) as server:
+    folder = embedded_folder(settings)
+    if not existing and settings.meterbridge_data_dir is None:
+        logger.warning(
+            "DATABASE_URL is not set: the embedded PostgreSQL in %s is used; for production set it",
+            folder,
+        )
+    async with embedded_postgres(folder, existing=existing) as server:
         url = database_url(server.url)
         await migrate(url)
         yield url

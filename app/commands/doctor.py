@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 from rich.console import Console
 
+from app.bootstrap import embedded_folder
 from app.clock import SystemClock
 from app.commands.doctor_findings import (
     Finding,
@@ -85,9 +86,25 @@ async def examine(load: Callable[[], Settings], tell: Tell) -> int:
         return stripe.reads
 
 
+def database_finding(settings: Settings) -> Finding:
+    """Which database is used: one that nobody chose is how usage ends up where nobody looks."""
+    if settings.database_url is not None:
+        return Finding("database_url", Level.OK, "set")
+    try:
+        used = f"the embedded PostgreSQL in {embedded_folder(settings)} is used"
+    except SettingsError as error:  # a user without a home
+        used = error.detail
+    action = "Set DATABASE_URL for production: the embedded one is for trials on one machine."
+    if "database_url" in settings.model_fields_set:
+        # Whoever writes the name means a database: a secret with a wrong key gives nothing.
+        return Finding("database_url", Level.PROBLEM, f"DATABASE_URL is empty: {used}", action)
+    return Finding("database_url", Level.WARNING, f"DATABASE_URL is not set: {used}", action)
+
+
 def settings_findings(settings: Settings) -> list[Finding]:
     """What the settings say by themselves."""
     found = [Finding("settings", Level.OK, "complete and well-formed")]
+    found.append(database_finding(settings))
     secrets = len(settings.openmeter_webhook_secrets)
     if secrets:
         found.append(Finding("webhook_secrets", Level.OK, f"{secrets}, decodable"))

@@ -17,6 +17,7 @@ from app.commands.doctor_findings import Finding, Level, Tell
 from app.config import Settings
 from app.db import ProgramSchema, create_engine
 from app.dispatch.reasons import STOP_ACTIONS, StopReason, hold_action_of
+from app.embedded import NoCluster
 from app.errors import DatabaseUnavailable, MeterbridgeError
 from app.health import Check, Health
 from app.ledger.status import LineRow, StatusRepository, Summary
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _ADDRESS = "DATABASE_URL names no database that can be used"
 _MEND = "Check DATABASE_URL (host, port, name, user, password), and whether PostgreSQL runs there."
 _MEND_EMBEDDED = "Set METERBRIDGE_DATA_DIR to a folder that can be used, or DATABASE_URL."
+_MAKE_EMBEDDED = "Set DATABASE_URL; or, for a trial, start `meterbridge serve` once before."
 # Checks of readiness that say all there is; the line is told with its reason instead.
 _READINESS = {
     "database": _MEND,
@@ -52,7 +54,7 @@ class Ledger:
         return await self._told(lambda: self._reach(now))
 
     async def _reach(self, now: datetime) -> AsyncEngine | None:
-        url = await self._stack.enter_async_context(database(self._settings))
+        url = await self._stack.enter_async_context(database(self._settings, existing=True))
         engine = create_engine(url, pool_size=3)
         self._stack.push_async_callback(engine.dispose)
         name = f"doctor:{socket.gethostname()}:{os.getpid()}"
@@ -95,6 +97,8 @@ class Ledger:
         except Exception as error:  # noqa: BLE001 - what a driver makes of a wrong address is a finding
             embedded = self._settings.database_url is None
             action = _MEND_EMBEDDED if embedded else _MEND
+            if isinstance(error, NoCluster):
+                action = _MAKE_EMBEDDED
             self._tell(Finding("database", Level.PROBLEM, why(error), action))
             return None
 

@@ -42,11 +42,14 @@ def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 @asynccontextmanager
 async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """An engine on the database of the settings: given, running beside us, or started for us."""
+    """An engine on the database of the settings: given, running beside us, or started for us.
+
+    Raises NoCluster where an embedded one would have to be made first.
+    """
     from app.bootstrap import database  # noqa: PLC0415 - `--help` takes a tenth of the time
     from app.db import create_engine, require_head  # noqa: PLC0415 - the same
 
-    async with database(settings) as url:
+    async with database(settings, existing=True) as url:
         engine = create_engine(url, pool_size=3)
         try:
             await require_head(engine)

@@ -7,7 +7,7 @@ One process per data folder starts the server and owns it; every other process o
 finds it and attaches. Only the owner stops it. The details are in `docs/embedded-postgres.md`.
 """
 
-from app.embedded.errors import ServerNotStarted
+from app.embedded.errors import NoCluster, ServerNotStarted
 from app.embedded.folder import default_data_dir
 from app.embedded.launcher import RunningServer, running, start
 from app.embedded.lifespan import embedded_postgres
@@ -15,6 +15,7 @@ from app.embedded.server import EmbeddedServer
 
 __all__ = [
     "EmbeddedServer",
+    "NoCluster",
     "RunningServer",
     "ServerNotStarted",
     "default_data_dir",

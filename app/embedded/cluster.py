@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from app.embedded.account import Account, has_entry
-from app.embedded.errors import ServerNotStarted
+from app.embedded.errors import NoCluster, ServerNotStarted
 from app.embedded.folder import DataFolder
 from app.embedded.install import MAJOR, Install
 from app.embedded.server import DATABASE, ROLE
@@ -56,6 +56,16 @@ def check_version(folder: DataFolder) -> None:
             f"METERBRIDGE_DATA_DIR: {folder.path} holds data of PostgreSQL {version}, and this "
             f"meterbridge runs PostgreSQL {MAJOR}; carry it over with pg_dump "
             "(docs/embedded-postgres.md), or name another folder"
+        )
+
+
+def require_cluster(folder: DataFolder) -> None:
+    """Raise NoCluster where none was made yet; nothing is made or changed."""
+    if not (folder.cluster / "PG_VERSION").exists():
+        raise NoCluster(
+            "DATABASE_URL is not set (or is empty) in the environment and in .env of this folder, "
+            f"and there is no embedded PostgreSQL in {folder.path} yet: set it, or start "
+            "`meterbridge serve`, which makes one"
         )
 
 

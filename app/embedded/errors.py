@@ -14,6 +14,10 @@ class ServerNotStarted(DatabaseUnavailable):
     title = "The embedded PostgreSQL did not start"
 
 
+class NoCluster(SettingsError):
+    """Only an existing server was asked for, and the folder has none."""
+
+
 class Abandoned(Exception):
     """The caller has given up waiting for the start; nothing runs."""
 

@@ -12,7 +12,7 @@ from typing import Self
 
 from app.embedded import handshake, pidfile, reach, socket_dir
 from app.embedded.account import account_for
-from app.embedded.cluster import check_version, ensure_cluster
+from app.embedded.cluster import check_version, ensure_cluster, require_cluster
 from app.embedded.errors import Abandoned, ServerNotStarted, folder_errors
 from app.embedded.folder import DataFolder, create, resolve
 from app.embedded.install import MAJOR, copied_install, find_install
@@ -99,15 +99,25 @@ def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> Runni
 
 
 def start_unless(
-    given_up: threading.Event, data_dir: Path, *, settings: Mapping[str, str] | None = None
+    given_up: threading.Event,
+    data_dir: Path,
+    *,
+    settings: Mapping[str, str] | None = None,
+    existing: bool = False,
 ) -> RunningServer:
-    """`start`, for a caller that may lose interest: raises Abandoned soon after `given_up`."""
+    """`start`, for a caller that may lose interest: raises Abandoned soon after `given_up`.
+
+    With `existing` no cluster is made: NoCluster where none is there, and nothing was changed.
+    """
     folder = resolve(data_dir)
     install = find_install()
     place = socket_dir.choose(folder)
     server_options = options(place, settings or {})
     with folder_errors(folder.path):
         check_version(folder)
+        # Another process may be making one: it holds the lock until that is there.
+        if existing and not folder.lock_file.exists():
+            require_cluster(folder)
     create(folder)
     lock = acquire_or_attach(folder, given_up)
     if isinstance(lock, EmbeddedServer):
@@ -115,6 +125,8 @@ def start_unless(
         return RunningServer(lock, folder)
     try:
         with folder_errors(folder.path):
+            if existing:
+                require_cluster(folder)
             account = account_for(folder)
             if not reach.survey(folder, place, install, account):
                 install = copied_install(install, folder)

@@ -12,15 +12,15 @@ from app.embedded.server import EmbeddedServer
 
 @asynccontextmanager
 async def embedded_postgres(
-    data_dir: Path, *, settings: Mapping[str, str] | None = None
+    data_dir: Path, *, settings: Mapping[str, str] | None = None, existing: bool = False
 ) -> AsyncIterator[EmbeddedServer]:
     """Start the server of the folder, or attach to it; on leaving, stop what was started.
 
-    Raises what `start` raises.
+    Raises what `start` raises, and with `existing` NoCluster where none was made yet.
     """
     given_up = threading.Event()
     starting = asyncio.ensure_future(
-        asyncio.to_thread(start_unless, given_up, data_dir, settings=settings)
+        asyncio.to_thread(start_unless, given_up, data_dir, settings=settings, existing=existing)
     )
     try:
         running = await asyncio.shield(starting)

@@ -79,6 +79,31 @@ async def test_settings_that_do_not_load() -> None:
     assert "STRIPE_RATE_LIMIT" in told[0].detail
 
 
+@pytest.mark.parametrize(
+    ("given", "level", "words"),
+    [
+        ({}, Level.WARNING, "is not set"),
+        ({"DATABASE_URL": ""}, Level.PROBLEM, "is empty"),
+        ({"DATABASE_URL": f"postgresql://me:{PASSWORD}@h/d"}, Level.OK, "set"),
+    ],
+)
+def test_which_database_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    given: dict[str, str],
+    level: Level,
+    words: str,
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    chosen = Settings(_env_file=None, meterbridge_data_dir=tmp_path / "data")
+    told = by_check(settings_findings(chosen))["database_url"]
+    assert told.level is level
+    assert words in told.detail
+    assert (level is Level.OK) or str(tmp_path / "data") in told.detail
+    assert PASSWORD not in repr(told)
+
+
 def test_settings_that_are_not_set() -> None:
     seen = by_check(settings_findings(Settings.model_construct()))
     assert seen["webhook_secrets"].level is Level.PROBLEM
@@ -109,6 +134,16 @@ async def test_a_database_that_is_not_there(server_url: URL) -> None:
     seen = by_check(await found(settings(plain(server_url.set(database="mb_nowhere")))))
     assert seen["database"].level is Level.PROBLEM
     assert 'database "mb_nowhere" does not exist' in seen["database"].detail
+
+
+async def test_looking_makes_no_database(place: Path) -> None:
+    folder = place / "data"
+    seen = by_check(await found(Settings(_env_file=None, meterbridge_data_dir=folder)))
+    assert seen["database"].level is Level.PROBLEM
+    assert str(folder) in seen["database"].detail
+    assert "meterbridge serve" in seen["database"].action
+    assert "mappings" not in seen
+    assert not folder.exists()
 
 
 async def test_a_schema_that_is_behind(fresh_url: URL, engine: AsyncEngine) -> None:

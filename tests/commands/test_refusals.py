@@ -58,6 +58,16 @@ AT_WORK = [
 ]
 
 
+# What they would find in a database made for them is nothing: to be booked, sent, billed.
+LOOKING = [
+    ("drain",),
+    ("prune", "--dry-run"),
+    ("explain", "--item", "si_1", "--period", "2026-03-15", "--no-stripe"),
+    ("mappings", "list"),
+    ("mappings", "discover"),
+]
+
+
 def refused(said: str, words: list[str]) -> None:
     [line] = said.splitlines()
     assert line.startswith("meterbridge: ")
@@ -87,6 +97,25 @@ def test_a_wrong_setting(
     said = capsys.readouterr()
     assert said.out == ""
     refused(said.err, words)
+
+
+@pytest.mark.parametrize("arguments", LOOKING, ids=lambda words: words[0])
+def test_no_database_is_made_to_be_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: Path,
+    arguments: tuple[str, ...],
+) -> None:
+    folder = place / "data"
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["meterbridge", *arguments])
+    monkeypatch.setenv("METERBRIDGE_DATA_DIR", str(folder))
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_sandbox")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    refused(capsys.readouterr().err, ["DATABASE_URL", str(folder), "meterbridge serve"])
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
