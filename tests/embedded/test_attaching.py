@@ -1,12 +1,13 @@
 """Several processes on one folder."""
 
-import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from app.embedded import NoCluster, embedded_postgres, running, start
+from app.embedded.launcher import start_unless
 from tests.embedded.processes import Owner, gone, servers_on
 from tests.embedded.queries import ask, remember, remembered
 
@@ -46,20 +47,20 @@ def test_of_several_that_start_at_once_one_owns_the_server(fresh: Path) -> None:
         assert len(pids) == 1
 
 
-async def test_who_only_looks_makes_no_cluster_and_uses_one_that_is_there(data_dir: Path) -> None:
+def test_who_only_looks_makes_no_cluster_and_uses_one_that_is_there(data_dir: Path) -> None:
     shutil.move(data_dir / "postgres", data_dir / "aside")
     for lock in (False, True):  # one that was killed while it began leaves the lock's file
         if lock:
             (data_dir / "server.lock").touch()
-        before = set(os.listdir(data_dir))
+        before = set(data_dir.iterdir())
         with pytest.raises(NoCluster, match="DATABASE_URL is not set"):
-            await embedded_postgres(data_dir, existing=True).__aenter__()
-        assert set(os.listdir(data_dir)) == before
+            start_unless(threading.Event(), data_dir, existing=True)
+        assert set(data_dir.iterdir()) == before
     shutil.move(data_dir / "aside", data_dir / "postgres")
-    async with embedded_postgres(data_dir, existing=True) as server:
-        assert server.owned
-        async with embedded_postgres(data_dir, existing=True) as second:
-            assert not second.owned
+    with start_unless(threading.Event(), data_dir, existing=True) as server:
+        assert server.server.owned
+        with start_unless(threading.Event(), data_dir, existing=True) as second:
+            assert not second.server.owned
 
 
 def test_when_the_owner_leaves_the_next_start_takes_over(data_dir: Path) -> None:
