@@ -1,7 +1,8 @@
-"""Webhooks accepted durably by one process, beside one-row INSERTs by pgbench."""
+"""Webhooks accepted durably by one process, beside one-row INSERTs by pgbench; forged ones."""
 
 from dataclasses import dataclass
 
+from app.commands.demo_stage import webhook_secret
 from bench import pgbench
 from bench.account import one_each
 from bench.arithmetic import at_least, at_most, median, per_second, ratios, rounded, spread
@@ -11,7 +12,7 @@ from bench.processes import cpu_seconds
 from bench.result import Line, Measured
 from bench.sampler import table
 from bench.sending import loading
-from bench.stage import FigureFailed, Stage, open_stage
+from bench.stage import FigureFailed, Service, Stage, open_stage
 from bench.traffic import Message, began, reports
 
 CONNECTIONS = 64
@@ -25,6 +26,8 @@ class _Run:
     load: Result
     cpu: float
     """Of the service, in cores."""
+    refused: float
+    """Forged webhooks for a second of the service's processor time."""
 
     @property
     def each(self) -> float:
@@ -38,6 +41,7 @@ async def measure(bench: Bench) -> Measured:
     runs = [await _run(bench, messages, number) for number in range(bench.repeats)]
     accepted, floors = [run.accepted for run in runs], [run.floor for run in runs]
     tails = [run.load.p99 / run.load.p50 for run in runs]
+    refused = [run.refused for run in runs]
     lines = (
         Line(
             f"webhooks/s accepted durably, {CONNECTIONS} connections, 8 windows each, one process",
@@ -53,6 +57,13 @@ async def measure(bench: Bench) -> Measured:
             at_most(2),
             median(tails),
             f"p50 {_ms([run.load.p50 for run in runs])}, p99 {_ms([run.load.p99 for run in runs])}",
+        ),
+        Line(
+            "forged webhooks refused, for a second of processor time",
+            "",
+            at_least(5_000),
+            median(refused),
+            f"{spread([1e6 / each for each in refused], rounded)} µs each",
         ),
     )
     profile = None
@@ -71,6 +82,9 @@ async def measure(bench: Bench) -> Measured:
         PostgreSQL's writer and the sender ({sender:.2f}). pgbench has both for itself and its
         {pgbench.CLIENTS} sessions, over a Unix socket, with prepared statements; it neither parses,
         nor verifies, nor tells duplicates.
+
+        Then as many connections send the same reports, signed with a secret that is not ours. What
+        such a flood costs is processor time; the rate depends on who shares the processors.
     """
     return Measured(lines, how, profile=profile)
 
@@ -78,25 +92,31 @@ async def measure(bench: Bench) -> Measured:
 async def _run(bench: Bench, messages: list[Message], number: int) -> _Run:
     seconds = 3.0 if bench.quick else 8.0
     async with open_stage(bench, "ingest", one_each(1)) as stage:
-        load, cpu = await _receive(stage, messages, seconds, profile=False)
+        service = _serve(stage, profile=False)
+        load, cpu = await _receive(stage, service, messages, seconds)
+        refused = _refuse(stage, service, messages, bench.size(40_000))
+        service.process.stop()
         floor = await pgbench.inserts_per_second(
             stage.database, messages[0].body(), seconds=seconds, folder=stage.folder
         )
     accepted = per_second(load.answered, load.seconds)
-    run = _Run(accepted, floor, load, cpu)
+    run = _Run(accepted, floor, load, cpu, refused)
     bench.say(
         f"run {number + 1}: {accepted:,.0f} accepted/s, pgbench {floor:,.0f}/s; "
-        f"{run.each * 1e6:.0f} µs of processor time a webhook"
+        f"{run.each * 1e6:.0f} µs of processor time a webhook, {1e6 / refused:.0f} µs a forged one"
     )
     return run
 
 
-async def _receive(
-    stage: Stage, messages: list[Message], seconds: float, *, profile: bool
-) -> tuple[Result, float]:
-    service = stage.serve(
+def _serve(stage: Stage, *, profile: bool) -> Service:
+    return stage.serve(
         with_worker=False, profile=stage.folder / "profile.json" if profile else None
     )
+
+
+async def _receive(
+    stage: Stage, service: Service, messages: list[Message], seconds: float
+) -> tuple[Result, float]:
     plan = Plan(
         service.url,
         stage.secret,
@@ -105,21 +125,34 @@ async def _receive(
         seconds=seconds,
         warm_up=1.0,
     )
-    with loading(messages, plan, stage.folder) as load:
-        before = cpu_seconds([service.process.pid])
-        result = load.run()
-        used = cpu_seconds([service.process.pid]) - before
+    result, used = _sent(stage, service, messages, plan, answer="202")
     async with stage.database.connect() as connection:
         kept = await connection.fetchval("select count(*) from deliveries")
     if kept < result.answered:
         raise FigureFailed(f"{result.answered} were accepted, {kept} are there")
-    service.process.stop()
     return result, used / (seconds + plan.warm_up)
+
+
+def _refuse(stage: Stage, service: Service, messages: list[Message], count: int) -> float:
+    plan = Plan(service.url, webhook_secret(), "", connections=CONNECTIONS, count=count)
+    result, used = _sent(stage, service, messages, plan, answer="401")
+    return per_second(result.answered, used)
+
+
+def _sent(
+    stage: Stage, service: Service, messages: list[Message], plan: Plan, *, answer: str
+) -> tuple[Result, float]:
+    with loading(messages, plan, stage.folder) as load:
+        before = cpu_seconds([service.process.pid])
+        result = load.run(answer=answer)
+        return result, cpu_seconds([service.process.pid]) - before
 
 
 async def _profiled(bench: Bench, messages: list[Message]) -> str:
     async with open_stage(bench, "ingest", one_each(1)) as stage:
-        await _receive(stage, messages, 5.0, profile=True)
+        service = _serve(stage, profile=True)
+        await _receive(stage, service, messages, 5.0)
+        service.process.stop()
         return table(stage.folder / "profile.json")
 
 
