@@ -87,7 +87,10 @@ def limits_of(account: str, *, start: float, ceiling: float | None) -> PaceLimit
 
 
 class Pace:
-    """Gives each call its turn, first come, first served. `monotonic`, `sleep`: for tests."""
+    """Gives each call its turn, first come, first served (where slots are dense, nearly so).
+
+    `monotonic`, `sleep`: for tests.
+    """
 
     def __init__(
         self,
