@@ -7,6 +7,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.database_address import engine_arguments
+from app.database_login import log_in
 from app.tables import metadata
 
 # One number for all replicas of this program; ten may start at once, and nine wait here.
@@ -45,7 +46,9 @@ def run(connection: Connection) -> None:
 async def main() -> None:
     """Connect and migrate. The URL comes from the caller and is never written down."""
     url = context.config.attributes["url"]
-    engine = create_async_engine(url, connect_args=engine_arguments(url))
+    engine = create_async_engine(
+        url, connect_args=engine_arguments(url) | {"async_creator_fn": log_in}
+    )
     try:
         async with engine.connect() as connection:
             await connection.run_sync(run)

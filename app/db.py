@@ -32,7 +32,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database_address import database_url as database_url  # noqa: PLC0414 - looked for here
 from app.database_address import engine_arguments
-from app.errors import DatabaseUnavailable, SchemaBehind, StatementTimeout
+from app.database_login import log_in, require_own_sessions
+from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError, StatementTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +67,6 @@ def text(statement: str) -> TextClause:
     return sqlalchemy.text(statement)
 
 
-class LoginTimeout(ConnectionError):
-    """No new session was had in time. This says nothing about those that stand."""
-
-
-async def _log_in(**given: Any) -> asyncpg.Connection:
-    try:
-        return await asyncpg.connect(**given)
-    except TimeoutError as error:
-        raise LoginTimeout("no session within the time for it") from error
-
-
 def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
     """An engine whose connections are checked before use and never wait without a bound."""
     sessions: WeakSet[asyncpg.Connection] = WeakSet()
@@ -89,7 +79,7 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         hide_parameters=True,  # an error's text would hold the bodies of deliveries
         connect_args={
             **engine_arguments(url),
-            "async_creator_fn": _log_in,
+            "async_creator_fn": log_in,
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": ANSWER_TIMEOUT,
             "server_settings": {
@@ -223,7 +213,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     async with AsyncExitStack() as stack:
         try:
             connection = await stack.enter_async_context(engine.connect())
-        except _DATABASE_ERRORS as error:
+        except (SettingsError, *_DATABASE_ERRORS) as error:
             if isinstance(error, TimeoutError):
                 end_sessions(engine)
             # Whatever it says: a server that takes no session has read no statement of ours.
@@ -317,16 +307,23 @@ async def current_revision(connection: AsyncConnection) -> str | None:
 async def require_head(engine: AsyncEngine, program: ProgramSchema | None = None) -> SchemaState:
     """AT_HEAD, or NEWER with a warning in the log.
 
-    Raises SchemaBehind, naming the command to run, where the schema is behind the program's.
+    Raises SchemaBehind, naming the command to run, where the schema is behind the program's, and
+    SettingsError for the address of a pooler that does not say so, or says it wrongly.
     """
     program = program or ProgramSchema.of_program()
-    async with transaction(engine) as connection:
-        current = await current_revision(connection)
+    await require_own_sessions(engine)
+    try:
+        async with transaction(engine) as connection:
+            current = await current_revision(connection)
+    except DatabaseUnavailable as error:
+        if isinstance(error.__cause__, SettingsError):  # to wait does not help
+            raise error.__cause__ from None
+        raise
     state = program.state_of(current)
     if state is SchemaState.BEHIND:
         raise SchemaBehind(
             f"the database schema is at {current or 'nothing'}, this program needs "
-            f"{program.head}: run `meterbridge migrate` (or start with --migrate)"
+            f"{program.head}: run `meterbridge migrate`"
         )
     if state is SchemaState.NEWER:
         logger.warning(

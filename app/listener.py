@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import asyncpg
 from sqlalchemy.engine import URL
 
-from app.database_address import driver_arguments
+from app.database_address import driver_arguments, shares_sessions
 from app.waiting import set_within
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ class Listener:
         self._away = False
 
     async def start(self) -> None:
-        """Begin listening in the background."""
+        """Begin listening in the background, where there is a session that would hear anything."""
+        if shares_sessions(self._url):
+            logger.info("not listening to the database: a pooler by transaction notifies nobody")
+            return
         self._task = asyncio.create_task(self._run(), name="listener")
 
     async def stop(self) -> None:

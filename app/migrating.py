@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.database_address import shares_sessions
+from app.database_login import require_own_sessions
 from app.db import (
     SchemaState,
     alembic_config,
@@ -33,14 +34,19 @@ async def migrate(url: URL) -> SchemaState:
 
     One newer than this program's stays as it is: NEWER. A lock that does not come within 4 s is
     asked for again, `ATTEMPTS` times in all. Raises DatabaseUnavailable, and SettingsError for the
-    address of a pooler by transaction.
+    address of a pooler by transaction, and of one that is not named, with nothing set on a session.
     """
     if shares_sessions(url):
         # The lock that makes replicas wait, and the timeouts, would stay with somebody else.
         raise SettingsError(
             "DATABASE_URL: a migration needs a session of its own; give it the address of "
-            "PostgreSQL itself, without prepared_statement_cache_size=0"
+            "PostgreSQL itself, without pooler=transaction or prepared_statement_cache_size=0"
         )
+    engine = create_engine(url, pool_size=2)
+    try:
+        await require_own_sessions(engine)
+    finally:
+        await engine.dispose()
     for _ in range(ATTEMPTS - 1):
         try:
             return await _attempt(url)

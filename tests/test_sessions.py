@@ -10,7 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.db import LoginTimeout, create_engine, transaction
+from app.database_login import LoginTimeout
+from app.db import create_engine, transaction
 from app.errors import DatabaseUnavailable
 
 
