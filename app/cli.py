@@ -46,7 +46,9 @@ def _fail(error: MeterbridgeError) -> NoReturn:
     cause = getattr(error.__cause__, "orig", error.__cause__)
     said = f" ({str(cause).splitlines()[0]})" if cause and str(cause) else ""
     if isinstance(error, DatabaseUnavailable):
-        said += ". Check DATABASE_URL (host, port, name, user, password), and whether it runs"
+        from app.database_login import next_step
+
+        said += f". {next_step(error)}"
     print(f"meterbridge: {error.detail}{said}", file=sys.stderr)  # noqa: T201 - the command speaks
     for fault in error.faults:
         print(f"  {fault.path}: {fault.message}", file=sys.stderr)  # noqa: T201

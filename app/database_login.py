@@ -24,7 +24,7 @@ _SHARED = (
     "DATABASE_URL: says pooler=session, but two clients were given the same session of PostgreSQL "
     'at once: write pooler=transaction. See "PgBouncer" in docs/deployment.md'
 )
-_CHECK_ADDRESS = (
+CHECK_ADDRESS = (
     "Check DATABASE_URL (host, port, name, user, password), and whether PostgreSQL runs there."
 )
 _IGNORE_PARAMETERS = (
@@ -120,9 +120,11 @@ def next_step(error: BaseException) -> str:
     """What to do about a database that cannot be used, by the error and its causes."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, SettingsError):
+            return "Change DATABASE_URL as this says."
         if "unsupported startup parameter" in str(cause):
             return _IGNORE_PARAMETERS
         if getattr(cause, "sqlstate", None) in ("26000", "42P05"):
             return _FOREIGN_STATEMENTS
         cause = cause.__cause__
-    return _CHECK_ADDRESS
+    return CHECK_ADDRESS

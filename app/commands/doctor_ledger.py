@@ -14,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.bootstrap import database
 from app.clock import SystemClock
 from app.commands.doctor_findings import Finding, Level, Tell
+from app.commands.doctor_session import session_findings
 from app.config import Settings
+from app.database_login import CHECK_ADDRESS, next_step
 from app.db import ProgramSchema, create_engine
 from app.dispatch.reasons import STOP_ACTIONS, StopReason, hold_action_of
 from app.embedded import NoCluster
@@ -29,12 +31,11 @@ from app.mapping.repository import MappingRepository
 T = TypeVar("T")
 
 _ADDRESS = "DATABASE_URL names no database that can be used"
-_MEND = "Check DATABASE_URL (host, port, name, user, password), and whether PostgreSQL runs there."
 _MEND_EMBEDDED = "Set METERBRIDGE_DATA_DIR to a folder that can be used, or DATABASE_URL."
 _MAKE_EMBEDDED = "Set DATABASE_URL; or, for a trial, start `meterbridge serve` once before."
 # Checks of readiness that say all there is; the line is told with its reason instead.
 _READINESS = {
-    "database": _MEND,
+    "database": CHECK_ADDRESS,
     "schema": "Run `meterbridge migrate`.",
     "oldest_unbooked": "See whether `meterbridge serve` or `worker` runs, and what its log says.",
     "oldest_unsent": "See whether `meterbridge serve` or `worker` runs, and whether it can send.",
@@ -57,6 +58,8 @@ class Ledger:
         url = await self._stack.enter_async_context(database(self._settings, existing=True))
         engine = create_engine(url, pool_size=3)
         self._stack.push_async_callback(engine.dispose)
+        for finding in await session_findings(engine):
+            self._tell(finding)
         name = f"doctor:{socket.gethostname()}:{os.getpid()}"
         checks, _ = await Health(engine, name, ProgramSchema.of_program()).check(now)
         for check in checks:
@@ -96,7 +99,7 @@ class Ledger:
             return await look()
         except Exception as error:  # noqa: BLE001 - what a driver makes of a wrong address is a finding
             embedded = self._settings.database_url is None
-            action = _MEND_EMBEDDED if embedded else _MEND
+            action = _MEND_EMBEDDED if embedded else next_step(error)
             if isinstance(error, NoCluster):
                 action = _MAKE_EMBEDDED
             self._tell(Finding("database", Level.PROBLEM, why(error), action))
