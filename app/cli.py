@@ -150,23 +150,31 @@ def drain(
 @app.command()
 def prune(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only say what would be deleted; what goes with it is not counted."
+        ),
     ] = False,
 ) -> None:
-    """Delete what is older than RETENTION_DAYS and RAW_RETENTION_DAYS; a worker does so hourly."""
+    """Delete what is older than RETENTION_DAYS and RAW_RETENTION_DAYS; a worker does so hourly.
+
+    Exit code 1 says that nothing may be deleted yet, and why.
+    """
     from app.clock import SystemClock
-    from app.commands.pruning import describe
+    from app.commands.pruning import Pruning, describe
     from app.commands.pruning import prune as run
 
     settings = begin(log_format="text")
 
-    async def go() -> list[str]:
+    async def go() -> Pruning:
         async with open_engine(settings) as engine:
-            pruned = await run(engine, SystemClock(), settings, dry_run=dry_run)
-            return describe(pruned, dry_run=dry_run)
+            return await run(engine, SystemClock(), settings, dry_run=dry_run)
 
-    for line in run_async(go):
+    pruning = run_async(go)
+    for line in describe(pruning):
         console.print(line)
+    if pruning.blocked:
+        raise typer.Exit(1)
 
 
 @app.command()

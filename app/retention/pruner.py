@@ -18,7 +18,7 @@ from app.clock import Clock
 from app.db import text, transaction
 from app.errors import DatabaseUnavailable, StatementTimeout
 from app.retention.messages import empty_bodies, prune_attempts, prune_deliveries
-from app.retention.older import older_replica
+from app.retention.older import OlderReplica, older_replica
 from app.retention.periods import mark_pruned
 from app.retention.terms import Batch, Place, Swept, Terms
 from app.retention.windows import prune_covered, prune_periods
@@ -80,7 +80,10 @@ class Pruner:
         self._pause = pause
         self._dry_run = dry_run
         self._reached: dict[_Step, _Reached] = {}
-        self._older: str | None = None
+        self.older: OlderReplica | None = None
+        """For whose sake nothing (more) was deleted, or would be, by the last sweep."""
+        self.elsewhere = False
+        """Whether the last sweep found another replica at it, and left it the rest."""
 
     async def sweep(self) -> Counter[str]:
         """Delete everything that is old enough; rows by table (`bodies`: emptied ones).
@@ -90,6 +93,7 @@ class Pruner:
         by then is committed.
         """
         pruned: Counter[str] = Counter()
+        self.elsewhere = False
         for sweep in self._sweeps():
             if not await self._run(sweep, pruned):
                 break
@@ -148,6 +152,7 @@ class Pruner:
             mine = await connection.scalar(
                 text("select pg_try_advisory_xact_lock(:key)"), {"key": PRUNING_LOCK}
             )
+            self.elsewhere = not mine
             if not mine or await self._older_works(connection):
                 return None
             batch = Batch(self._clock.now(), sweep.before, place, limit)
@@ -158,17 +163,16 @@ class Pruner:
 
     async def _older_works(self, connection: AsyncConnection) -> bool:
         """Whether an older program works on this database; said once for each that is found."""
-        if self._dry_run:
+        before, self.older = self.older, await older_replica(connection, now=self._clock.now())
+        if self._dry_run or self.older is None:
             return False
-        older = await older_replica(connection, now=self._clock.now())
-        if older is not None and older != self._older:
+        if before is None or before.name != self.older.name:
             logger.warning(
                 "nothing is pruned: replica %s is of an older program, which would bill again what "
                 "was pruned; pruning begins a day after the last one was seen",
-                older,
+                self.older.name,
             )
-        self._older = older
-        return older is not None
+        return True
 
 
 class PruningLoop:

@@ -60,6 +60,7 @@ async def test_a_dry_run_says_what_would_go_and_changes_nothing(months: Months) 
     assert said == [
         "1 item periods, with their windows and records: to be deleted",
         "3 raw bodies: to be deleted",
+        command.NOT_COUNTED,
     ]
     assert await counts(months) == before
     assert "2 usage records: deleted" in await told(months, settings, dry_run=False)
@@ -68,8 +69,43 @@ async def test_a_dry_run_says_what_would_go_and_changes_nothing(months: Months) 
 
 async def told(months: Months, settings: Settings, *, dry_run: bool) -> list[str]:
     """What the command says."""
-    pruned = await command.prune(months.world.engine, months.world.clock, settings, dry_run=dry_run)
-    return command.describe(pruned, dry_run=dry_run)
+    world = months.world
+    return command.describe(
+        await command.prune(world.engine, world.clock, settings, dry_run=dry_run)
+    )
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_the_command_says_why_nothing_is_deleted(months: Months, dry_run: bool) -> None:
+    await three_months(months)
+    world = months.world
+    kept = await counts(months)
+
+    async def outcome(days: int) -> command.Pruning:
+        settings = Settings(retention_days=days, raw_retention_days=days, _env_file=None)
+        return await command.prune(world.engine, world.clock, settings, dry_run=dry_run)
+
+    never = await outcome(0)
+    assert not never.blocked
+    assert command.describe(never) == [
+        "RETENTION_DAYS and RAW_RETENTION_DAYS are both 0: nothing is ever deleted."
+    ]
+    world.clock.set(MARCH + timedelta(days=140))
+    await world.run(OLDER, name="pod-0:1", now=world.clock.now() - timedelta(hours=1))
+    older = await outcome(100)
+    assert older.blocked is not dry_run
+    last = command.describe(older)[-1]
+    assert f"before {world.clock.now() + timedelta(hours=23):%Y-%m-%d %H:%M} UTC" in last
+    assert "pod-0:1" in last
+    await world.run("delete from replicas")
+    async with world.engine.begin() as connection:
+        await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": PRUNING_LOCK})
+        busy = await outcome(100)
+    assert not busy.blocked
+    assert command.describe(busy) == [
+        "Another process is deleting just now; the rest is left to it."
+    ]
+    assert await counts(months) == kept
 
 
 @pytest.mark.parametrize(("combination", "left"), [("max", 4), ("latest", 4), ("sum", 7)])
