@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import text
 from app.ledger.columns import column, moments, texts
 from app.ledger.history import Replayed, Revision, Verdict, replay, write_history
 from app.ledger.incoming import IncomingWindow, WindowKey
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
+from app.ledger.statements import Row, Statement
 from app.ledger.unwritten import NewWindow, Unwritten
 from app.ledger.windows import TO_BE_ASKED, WINDOW_COLUMNS, PendingWindow, pending_window
 from app.mapping.releases import KEY_ORDER
@@ -47,7 +46,7 @@ class Kept:
 
 
 # The windows that are there, and one row with the ids of those that are not.
-_LOCK = text(
+_LOCK = Statement(
     f"""
     with there as materialized (
         select id, meter, subject, group_key, window_start, window_end, value, aggregation, source,
@@ -70,7 +69,7 @@ _LOCK = text(
     """  # noqa: S608 - the order is a constant
 )
 
-_REVISE = text(
+_REVISE = Statement(
     f"""
     update usage_windows set
         value = new_value,
@@ -114,7 +113,7 @@ async def keep_windows(
         (_in_series(w) for found in arrived.values() for w in found if not w.subject_contradicts),
     )
     named = _key_columns(arrived) | {"number": len(arrived)}
-    rows = (await connection.execute(_LOCK, named)).all()
+    rows = await _LOCK.fetch(connection, named)
     there = [row for row in rows if row.id is not None]
     revised, changed = await _revise(connection, there, arrived)
     await write_history(connection, changed, now=now)
@@ -151,9 +150,9 @@ def _new(
 
 async def _revise(
     connection: AsyncConnection,
-    there: Iterable[Row[Any]],
+    there: Iterable[Row],
     arrived: Mapping[WindowKey, Sequence[IncomingWindow]],
-) -> tuple[Sequence[Row[Any]], History]:
+) -> tuple[Sequence[Row], History]:
     """Revise windows that are there already, and locked: the rows of those with a newer delivery,
     and what does not stand (any more)."""
     history: History = []
@@ -176,8 +175,8 @@ async def _revise(
     if not newer:
         return [], history
     outcomes = [outcome for outcome, _ in newer.values()]
-    revised = await connection.execute(
-        _REVISE,
+    revised = await _REVISE.fetch(
+        connection,
         _revision_columns(outcomes)
         | {
             "window_id": list(newer),
@@ -186,7 +185,7 @@ async def _revise(
             "differs": [differs for _, differs in newer.values()],
         },
     )
-    return revised.all(), history
+    return revised, history
 
 
 def _in_series(window: IncomingWindow) -> SeriesWindow:
@@ -200,7 +199,7 @@ def _in_series(window: IncomingWindow) -> SeriesWindow:
     )
 
 
-def _key(row: Row[Any]) -> WindowKey:
+def _key(row: Row) -> WindowKey:
     return WindowKey(row.meter, row.subject, row.group_key, row.window_start, row.window_end)
 
 

@@ -5,9 +5,9 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import text
 from app.ledger.columns import column, numbers, texts
 from app.ledger.records import RecordKey, UsageRecord
+from app.ledger.statements import Statement
 
 # The id of a record that has none yet: the database gives it.
 UNWRITTEN: Final = 0
@@ -48,7 +48,7 @@ def empty_record(new: NewRecord) -> UsageRecord:
 
 
 # A record is written once, as it is to stand: made empty and then updated it cost twice the time.
-_INSERT: Final = text(
+_INSERT: Final = Statement(
     """
     insert into usage_records (item_period_id, subscription, subscription_item, timestamp,
                                wanted_quantity, carried_quantity, revision, svix_id, increment,
@@ -81,8 +81,8 @@ async def insert_records(
     if not records:
         return {}
     after = [record for _, record in records]
-    inserted = await connection.execute(
-        _INSERT,
+    inserted = await _INSERT.fetch(
+        connection,
         {
             "periods": numbers(r.item_period_id for r in after),
             "subscriptions": texts([new.subscription for new, _ in records]),

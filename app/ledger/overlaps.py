@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import text
 from app.ledger.columns import column, moments, numbers, texts
 from app.ledger.series import SeriesKey, hold_free_series
+from app.ledger.statements import Statement
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason
 from app.mapping.resolution import WindowSource
@@ -70,7 +70,7 @@ class Admitted:
 # windows of a year it looks at two or three. Of windows that wait, the one with the smaller id
 # counts; those of this batch are compared beside. The last row is of no window: it says whether
 # there are provisional ones. Without OpenMeter's API there are none, and nothing is to be compared.
-_FIND = text(
+_FIND = Statement(
     """
     select t.id as window_id, o.id, o.window_start, o.window_end, o.svix_id, o.pruned_until
     from (
@@ -160,8 +160,8 @@ async def _overlaps(
     """
     if not windows:
         return {}, False
-    rows = await connection.execute(
-        _FIND,
+    rows = await _FIND.fetch(
+        connection,
         {
             "id": numbers(w.id for w in windows),
             **column("meter", [w.facts.meter for w in windows]),

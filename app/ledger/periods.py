@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.ledger.statements import Row, Statement
 from app.mapping.models import Combination, LatePolicy, Rounding
 from app.mapping.resolution import EPOCH, Period, Target
 
@@ -46,7 +46,9 @@ class ItemPeriod:
 
 def latest(one: int | None, other: int | None) -> int | None:
     """The later of two seconds; what was closed stays so."""
-    return max((second for second in (one, other) if second is not None), default=None)
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other)
 
 
 async def open_periods(
@@ -156,7 +158,7 @@ _PERIOD_COLUMNS: Final = """
     p.rounded_total, p.rounding, p.combination, p.late_policy, p.closed_until, p.series,
     p.pruned_at is not null as pruned
 """
-_LOCK: Final = text(
+_LOCK: Final = Statement(
     f"""
     select {_PERIOD_COLUMNS} from item_periods p
     where p.id = any(cast(:ids as bigint[])) order by p.id for update
@@ -164,7 +166,7 @@ _LOCK: Final = text(
 )
 # None of them before all are there: to make one is to wait for whoever makes it, too, and who waits
 # holds no period.
-_LOCK_NAMED: Final = text(
+_LOCK_NAMED: Final = Statement(
     f"""
     with named as materialized (
         select p.id from item_periods p
@@ -180,7 +182,7 @@ _LOCK_NAMED: Final = text(
 
 async def lock_periods(connection: AsyncConnection, ids: Collection[int]) -> dict[int, ItemPeriod]:
     """Lock item periods, always in the order of their ids."""
-    rows = await connection.execute(_LOCK, {"ids": sorted(ids)})
+    rows = await _LOCK.fetch(connection, {"ids": sorted(ids)})
     return {row.id: _period(row) for row in rows}
 
 
@@ -194,17 +196,15 @@ async def lock_all_periods(
     wanted = {PeriodKey(t.subscription_item, t.period_start): t for t in targets}
     if not wanted:
         return {}, await lock_periods(connection, ids)
-    rows = (
-        await connection.execute(
-            _LOCK_NAMED,
-            {
-                "ids": list(ids),
-                "items": [key.subscription_item for key in wanted],
-                "starts": [key.period_start for key in wanted],
-                "number": len(wanted),
-            },
-        )
-    ).all()
+    rows = await _LOCK_NAMED.fetch(
+        connection,
+        {
+            "ids": list(ids),
+            "items": [key.subscription_item for key in wanted],
+            "starts": [key.period_start for key in wanted],
+            "number": len(wanted),
+        },
+    )
     if not rows:
         opened = await open_periods(connection, wanted.values(), now=now)
         return opened, await lock_periods(connection, {*ids, *opened.values()})
@@ -212,7 +212,7 @@ async def lock_all_periods(
     return opened, {row.id: _period(row) for row in rows}
 
 
-def _period(row: Row[Any]) -> ItemPeriod:
+def _period(row: Row) -> ItemPeriod:
     return ItemPeriod(
         row.id,
         Fraction(int(row.exact_numerator), int(row.exact_denominator)),
@@ -226,28 +226,31 @@ def _period(row: Row[Any]) -> ItemPeriod:
     )
 
 
+_WRITE: Final = Statement(
+    """
+    update item_periods p set exact_numerator = t.numerator,
+        exact_denominator = t.denominator, rounded_total = t.rounded,
+        rounding = t.rounding, late_policy = t.late_policy, series = t.series,
+        closed_until = t.closed_until,
+        closed_at = case when t.closed_until is not null
+                         then coalesce(p.closed_at, cast(:now as timestamptz)) end
+    from unnest(cast(:id as bigint[]), cast(:numerator as numeric[]),
+                cast(:denominator as numeric[]), cast(:rounded as numeric[]),
+                cast(:rounding as text[]), cast(:late_policy as text[]),
+                cast(:series as bytea[]), cast(:closed_until as bigint[]))
+        as t (id, numerator, denominator, rounded, rounding, late_policy, series,
+              closed_until)
+    where p.id = t.id
+    """
+)
+
+
 async def write_periods(
     connection: AsyncConnection, periods: Sequence[ItemPeriod], *, now: datetime
 ) -> None:
     """Write locked item periods. What is closed stays closed."""
-    await connection.execute(
-        text(
-            """
-            update item_periods p set exact_numerator = t.numerator,
-                exact_denominator = t.denominator, rounded_total = t.rounded,
-                rounding = t.rounding, late_policy = t.late_policy, series = t.series,
-                closed_until = t.closed_until,
-                closed_at = case when t.closed_until is not null
-                                 then coalesce(p.closed_at, cast(:now as timestamptz)) end
-            from unnest(cast(:id as bigint[]), cast(:numerator as numeric[]),
-                        cast(:denominator as numeric[]), cast(:rounded as numeric[]),
-                        cast(:rounding as text[]), cast(:late_policy as text[]),
-                        cast(:series as bytea[]), cast(:closed_until as bigint[]))
-                as t (id, numerator, denominator, rounded, rounding, late_policy, series,
-                      closed_until)
-            where p.id = t.id
-            """
-        ),
+    await _WRITE.fetch(
+        connection,
         {
             "now": now,
             "id": [p.id for p in periods],

@@ -10,11 +10,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Row
+from sqlalchemy import Row as AnyRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
 from app.ledger.columns import numbers, texts
+from app.ledger.statements import Row, Statement
 
 # What one look takes into memory of an item period's records.
 RECORDS_AT_ONCE: Final = 1_000
@@ -67,23 +68,34 @@ class UsageRecord(NamedTuple):
         return self.wanted - self.carried
 
 
+_RECORD_COLUMNS = """
+    r.id, r.subscription_item, r.timestamp, r.item_period_id, r.wanted_quantity,
+    r.reported_quantity, r.revision, r.svix_id, r.state, r.due_at, r.unsent_since, r.failures,
+    r.key_suffix, r.sent_key is not null as unsettled, r.doubtful, r.carried_quantity, r.reason,
+    r.detail
+"""
+
+
+_PLACES: Final = Statement(
+    """
+    select id, subscription, subscription_item, timestamp, item_period_id
+    from usage_records where id = any(cast(:ids as bigint[]))
+    union
+    select r.id, r.subscription, r.subscription_item, r.timestamp, r.item_period_id
+    from usage_records r
+    join unnest(cast(cast(:items as text) as text[]),
+                cast(cast(:timestamps as text) as bigint[]))
+        as t (item, at) on r.subscription_item = t.item and r.timestamp = t.at
+    """
+)
+
+
 async def places(
     connection: AsyncConnection, ids: Collection[int], keys: Collection[RecordKey]
 ) -> list[RecordPlace]:
     """The records among `ids` and `keys` that exist. Needs no lock: a place never changes."""
-    rows = await connection.execute(
-        text(
-            """
-            select id, subscription, subscription_item, timestamp, item_period_id
-            from usage_records where id = any(cast(:ids as bigint[]))
-            union
-            select r.id, r.subscription, r.subscription_item, r.timestamp, r.item_period_id
-            from usage_records r
-            join unnest(cast(cast(:items as text) as text[]),
-                        cast(cast(:timestamps as text) as bigint[]))
-                as t (item, at) on r.subscription_item = t.item and r.timestamp = t.at
-            """
-        ),
+    rows = await _PLACES.fetch(
+        connection,
         {
             "ids": list(ids),
             "items": texts([key.subscription_item for key in keys]),
@@ -101,31 +113,37 @@ async def places(
     ]
 
 
+_LOCK_LANES: Final = Statement(
+    """
+    insert into subscription_lanes as l (subscription, due_at)
+    select t.subscription, cast(:due_at as timestamptz)
+    from unnest(cast(:subscriptions as text[])) as t (subscription) order by 1
+    on conflict (subscription) do update set due_at = excluded.due_at
+    -- A row for which this is false is locked as well, and not written.
+    where excluded.due_at < l.due_at or (l.due_at is null and excluded.due_at is not null)
+    """
+)
+
+
 async def lock_lanes(
     connection: AsyncConnection, subscriptions: Collection[str], *, due_at: datetime | None
 ) -> None:
     """Lock the lanes of subscriptions and say that something falls due there (None: nothing)."""
-    await connection.execute(
-        text(
-            """
-            insert into subscription_lanes as l (subscription, due_at)
-            select t.subscription, cast(:due_at as timestamptz)
-            from unnest(cast(:subscriptions as text[])) as t (subscription) order by 1
-            on conflict (subscription) do update set due_at = excluded.due_at
-            -- A row for which this is false is locked as well, and not written.
-            where excluded.due_at < l.due_at or (l.due_at is null and excluded.due_at is not null)
-            """
-        ),
+    await _LOCK_LANES.fetch(
+        connection,
         {"subscriptions": sorted(subscriptions), "due_at": due_at},
     )
 
 
-_RECORD_COLUMNS = """
-    r.id, r.subscription_item, r.timestamp, r.item_period_id, r.wanted_quantity,
-    r.reported_quantity, r.revision, r.svix_id, r.state, r.due_at, r.unsent_since, r.failures,
-    r.key_suffix, r.sent_key is not null as unsettled, r.doubtful, r.carried_quantity, r.reason,
-    r.detail
-"""
+_LOCK: Final = Statement(
+    f"""
+    select {_RECORD_COLUMNS} from usage_records r
+    join unnest(cast(cast(:items as text) as text[]),
+                cast(cast(:timestamps as text) as bigint[])) as t (item, at)
+        on r.subscription_item = t.item and r.timestamp = t.at
+    order by r.id for update of r
+    """  # noqa: S608 - the columns are a constant of this module
+)
 
 
 async def lock_records(
@@ -133,16 +151,8 @@ async def lock_records(
 ) -> list[UsageRecord]:
     """Lock records by where they stand."""
     ordered = sorted(keys)
-    rows = await connection.execute(
-        text(
-            f"""
-            select {_RECORD_COLUMNS} from usage_records r
-            join unnest(cast(cast(:items as text) as text[]),
-                        cast(cast(:timestamps as text) as bigint[])) as t (item, at)
-                on r.subscription_item = t.item and r.timestamp = t.at
-            order by r.id for update of r
-            """  # noqa: S608 - the columns are a constant of this module
-        ),
+    rows = await _LOCK.fetch(
+        connection,
         {
             "items": texts([key.subscription_item for key in ordered]),
             "timestamps": numbers(key.timestamp for key in ordered),
@@ -151,17 +161,20 @@ async def lock_records(
     return [_record(row) for row in rows]
 
 
+_LOCK_BY_ID: Final = Statement(
+    f"""
+    select {_RECORD_COLUMNS} from usage_records r
+    where r.id = any(cast(:ids as bigint[])) order by r.id for update
+    """  # noqa: S608 - the columns are a constant of this module
+)
+
+
 async def lock_records_by_id(
     connection: AsyncConnection, ids: Collection[int]
 ) -> list[UsageRecord]:
     """Lock records by their ids."""
-    rows = await connection.execute(
-        text(
-            f"""
-            select {_RECORD_COLUMNS} from usage_records r
-            where r.id = any(cast(:ids as bigint[])) order by r.id for update
-            """  # noqa: S608 - the columns are a constant of this module
-        ),
+    rows = await _LOCK_BY_ID.fetch(
+        connection,
         {"ids": list(ids)},
     )
     return [_record(row) for row in rows]
@@ -204,7 +217,7 @@ async def lock_period_records(
     return [_record(row) for row in rows]
 
 
-def _record(row: Row[Any]) -> UsageRecord:
+def _record(row: AnyRow[Any] | Row) -> UsageRecord:
     return UsageRecord(
         row.id,
         RecordKey(row.subscription_item, row.timestamp),
@@ -226,28 +239,31 @@ def _record(row: Row[Any]) -> UsageRecord:
     )
 
 
+_WRITE: Final = Statement(
+    """
+    update usage_records r set wanted_quantity = t.wanted, revision = t.revision,
+        svix_id = t.svix_id, state = t.state, due_at = t.due_at,
+        unsent_since = t.unsent_since, failures = t.failures, key_suffix = t.key_suffix,
+        carried_quantity = t.carried,
+        reason = case when t.state = 'held' then t.reason end,
+        detail = case when t.state = 'held' then t.detail end
+    from unnest(cast(:id as bigint[]), cast(:wanted as numeric[]),
+                cast(:revision as int[]), cast(:svix_id as text[]),
+                cast(:state as text[]), cast(:due_at as timestamptz[]),
+                cast(:unsent_since as timestamptz[]), cast(:failures as int[]),
+                cast(:key_suffix as int[]), cast(:carried as numeric[]),
+                cast(:reason as text[]), cast(:detail as text[]))
+        as t (id, wanted, revision, svix_id, state, due_at, unsent_since, failures,
+              key_suffix, carried, reason, detail)
+    where r.id = t.id
+    """
+)
+
+
 async def write_records(connection: AsyncConnection, records: Sequence[UsageRecord]) -> None:
     """Write locked records whose wanted quantity or state changed."""
-    await connection.execute(
-        text(
-            """
-            update usage_records r set wanted_quantity = t.wanted, revision = t.revision,
-                svix_id = t.svix_id, state = t.state, due_at = t.due_at,
-                unsent_since = t.unsent_since, failures = t.failures, key_suffix = t.key_suffix,
-                carried_quantity = t.carried,
-                reason = case when t.state = 'held' then t.reason end,
-                detail = case when t.state = 'held' then t.detail end
-            from unnest(cast(:id as bigint[]), cast(:wanted as numeric[]),
-                        cast(:revision as int[]), cast(:svix_id as text[]),
-                        cast(:state as text[]), cast(:due_at as timestamptz[]),
-                        cast(:unsent_since as timestamptz[]), cast(:failures as int[]),
-                        cast(:key_suffix as int[]), cast(:carried as numeric[]),
-                        cast(:reason as text[]), cast(:detail as text[]))
-                as t (id, wanted, revision, svix_id, state, due_at, unsent_since, failures,
-                      key_suffix, carried, reason, detail)
-            where r.id = t.id
-            """
-        ),
+    await _WRITE.fetch(
+        connection,
         {
             "id": [r.id for r in records],
             "wanted": [Decimal(r.wanted) for r in records],

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.ledger.statements import Statement
 
 # Windows whose series has no row: those of rows that contradict their query and were vouched for,
 # and those that were kept before there were series. They are few, and share one lock.
@@ -39,7 +40,7 @@ class SeriesWindow(NamedTuple):
 # A locked row that need not change is not written: a correction leaves no dead row behind.
 # Of windows that are older than their series' row nobody knows the longest: reports are run by
 # minute, hour or day.
-_LOCK = text(
+_LOCK = Statement(
     """
     insert into usage_series as s (
         meter, subject, group_key, group_by, aggregation, newest_start, newest_end, longest)
@@ -126,8 +127,8 @@ async def lock_series(
         span = window.window_end - window.window_start
         longest[window.key] = max(span, longest.get(window.key, span))
     if newest:
-        await connection.execute(
-            _LOCK,
+        await _LOCK.fetch(
+            connection,
             _columns(list(newest))
             | {
                 "group_by": [w.group_by for w in newest.values()],

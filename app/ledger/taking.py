@@ -7,13 +7,12 @@ webhook that came alone cost as many statements to find that out as to be booked
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import text
 from app.ledger.deliveries import ClaimedDelivery, claimed
+from app.ledger.statements import Row, Statement
 from app.ledger.windows import TO_BE_ASKED, TO_BOOK
 
 
@@ -50,7 +49,7 @@ _LIMIT: Final = """
 """
 # Each of these stops at the first row; ordered as its index is, so that whatever the statistics say
 # no table is read. The version is that of a statement that began under the mapping lock.
-_TAKE: Final = text(
+_TAKE: Final = Statement(
     f"""
     with waiting as materialized (
         select
@@ -93,19 +92,17 @@ async def take(
     what stood then, and no later word of a delivery. To be called under the mapping lock.
     `nobody`: OpenMeter's API cannot be asked.
     """
-    rows = (
-        await connection.execute(
-            _TAKE,
-            {
-                "limit": limit,
-                "only": only,
-                "regardless": regardless,
-                "total_bytes": total_bytes,
-                "nobody": nobody,
-                "now": now,
-            },
-        )
-    ).all()
+    rows = await _TAKE.fetch(
+        connection,
+        {
+            "limit": limit,
+            "only": only,
+            "regardless": regardless,
+            "total_bytes": total_bytes,
+            "nobody": nobody,
+            "now": now,
+        },
+    )
     first = rows[0]
     return Taken(
         first.version,
@@ -114,7 +111,7 @@ async def take(
     )
 
 
-def _deliveries(rows: Sequence[Row[Any]]) -> list[ClaimedDelivery]:
+def _deliveries(rows: Sequence[Row]) -> list[ClaimedDelivery]:
     taken: Iterable[ClaimedDelivery] = (
         ClaimedDelivery(row.id, row.svix_id, row.body, row.message_at)
         for row in rows

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import text
 from app.ledger.columns import column, moments, numbers, texts
 from app.ledger.history import Revision
 from app.ledger.incoming import IncomingWindow
+from app.ledger.statements import Statement
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts
@@ -91,51 +91,54 @@ class Unwritten:
 
 # In the order of their key, as windows are locked: so nobody waits in a circle. What the delivery
 # says is taken from there; numbers and moments come as text, and what all have in common once.
-_INSERT: Final = text(
+_INSERT: Final = Statement(
     f"""
-    insert into usage_windows (
-        id, meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
-        subject_contradicts, revision, delivery_id, svix_id, message_at, state, reason, detail,
-        retry_at, usage_record_id, amount_numerator, amount_denominator, scale_numerator,
-        scale_denominator, slipped_from, slipped_to, booked_at)
-    overriding system value
-    select w.*, case when w.state in ('booked', 'covered') then cast(:now as timestamptz) end
-    from (
-        select t.id, coalesce(t.meter, :every_meter) as meter, t.subject,
-               coalesce(t.group_key, :every_group_key) as group_key,
-               t.window_start, t.window_end,
-               cast(coalesce(t.group_by, :every_group_by) as jsonb),
-               coalesce(t.aggregation, :every_aggregation), t.value,
-               coalesce(t.contradicts, :every_contradicts),
-               coalesce(t.revision, :every_revision), d.id, d.svix_id, d.message_at,
-               coalesce(t.state, :every_state) as state, coalesce(t.reason, :every_reason),
-               coalesce(t.detail, :every_detail), coalesce(t.retry_at, :every_retry_at),
-               t.usage_record_id, t.numerator,
-               cast(coalesce(t.denominator, :every_denominator) as numeric),
-               cast(coalesce(t.scale_numerator, :every_scale_numerator) as numeric),
-               cast(coalesce(t.scale_denominator, :every_scale_denominator) as numeric),
-               coalesce(t.slipped_from, :every_slipped_from),
-               coalesce(t.slipped_to, :every_slipped_to)
-        from unnest(
-            cast(cast(:id as text) as bigint[]), cast(:meter as text[]),
-            cast(cast(:subject as text) as text[]), cast(:group_key as bytea[]),
-            cast(cast(:starts as text) as timestamptz[]),
-            cast(cast(:ends as text) as timestamptz[]), cast(:group_by as text[]),
-            cast(:aggregation as text[]), cast(cast(:value as text) as numeric[]),
-            cast(:contradicts as boolean[]), cast(:revision as integer[]),
-            cast(cast(:delivery_id as text) as bigint[]), cast(:state as text[]),
-            cast(:reason as text[]), cast(:detail as text[]), cast(:retry_at as timestamptz[]),
-            cast(cast(:usage_record_id as text) as bigint[]),
-            cast(cast(:numerator as text) as numeric[]), cast(:denominator as text[]),
-            cast(:scale_numerator as text[]), cast(:scale_denominator as text[]),
-            cast(:slipped_from as timestamptz[]), cast(:slipped_to as timestamptz[])
-        ) as t (id, meter, subject, group_key, window_start, window_end, group_by, aggregation,
-                value, contradicts, revision, delivery_id, state, reason, detail, retry_at,
-                usage_record_id, numerator, denominator, scale_numerator, scale_denominator,
-                slipped_from, slipped_to)
-        join deliveries d on d.id = t.delivery_id) w
-    {KEY_ORDER}
-    on conflict (meter, subject, group_key, window_start, window_end) do nothing
+    with inserted as (
+        insert into usage_windows (
+            id, meter, subject, group_key, window_start, window_end, group_by, aggregation, value,
+            subject_contradicts, revision, delivery_id, svix_id, message_at, state, reason, detail,
+            retry_at, usage_record_id, amount_numerator, amount_denominator, scale_numerator,
+            scale_denominator, slipped_from, slipped_to, booked_at)
+        overriding system value
+        select w.*, case when w.state in ('booked', 'covered') then cast(:now as timestamptz) end
+        from (
+            select t.id, coalesce(t.meter, :every_meter) as meter, t.subject,
+                   coalesce(t.group_key, :every_group_key) as group_key,
+                   t.window_start, t.window_end,
+                   cast(coalesce(t.group_by, :every_group_by) as jsonb),
+                   coalesce(t.aggregation, :every_aggregation), t.value,
+                   coalesce(t.contradicts, :every_contradicts),
+                   coalesce(t.revision, :every_revision), d.id, d.svix_id, d.message_at,
+                   coalesce(t.state, :every_state) as state, coalesce(t.reason, :every_reason),
+                   coalesce(t.detail, :every_detail), coalesce(t.retry_at, :every_retry_at),
+                   t.usage_record_id, t.numerator,
+                   cast(coalesce(t.denominator, :every_denominator) as numeric),
+                   cast(coalesce(t.scale_numerator, :every_scale_numerator) as numeric),
+                   cast(coalesce(t.scale_denominator, :every_scale_denominator) as numeric),
+                   coalesce(t.slipped_from, :every_slipped_from),
+                   coalesce(t.slipped_to, :every_slipped_to)
+            from unnest(
+                cast(cast(:id as text) as bigint[]), cast(:meter as text[]),
+                cast(cast(:subject as text) as text[]), cast(:group_key as bytea[]),
+                cast(cast(:starts as text) as timestamptz[]),
+                cast(cast(:ends as text) as timestamptz[]), cast(:group_by as text[]),
+                cast(:aggregation as text[]), cast(cast(:value as text) as numeric[]),
+                cast(:contradicts as boolean[]), cast(:revision as integer[]),
+                cast(cast(:delivery_id as text) as bigint[]), cast(:state as text[]),
+                cast(:reason as text[]), cast(:detail as text[]), cast(:retry_at as timestamptz[]),
+                cast(cast(:usage_record_id as text) as bigint[]),
+                cast(cast(:numerator as text) as numeric[]), cast(:denominator as text[]),
+                cast(:scale_numerator as text[]), cast(:scale_denominator as text[]),
+                cast(:slipped_from as timestamptz[]), cast(:slipped_to as timestamptz[])
+            ) as t (id, meter, subject, group_key, window_start, window_end, group_by, aggregation,
+                    value, contradicts, revision, delivery_id, state, reason, detail, retry_at,
+                    usage_record_id, numerator, denominator, scale_numerator, scale_denominator,
+                    slipped_from, slipped_to)
+            join deliveries d on d.id = t.delivery_id) w
+        {KEY_ORDER}
+        on conflict (meter, subject, group_key, window_start, window_end) do nothing
+        returning 1)
+    select count(*) as number from inserted
     """  # noqa: S608 - a constant
 )
 
@@ -149,8 +152,8 @@ async def _insert(
     outcomes = [settled.get(w.id) or SettledWindow(w.id, "pending") for w in windows]
     keys = [window.told.key for window in windows]
     standing = [window.standing for window in windows]
-    result = await connection.execute(
-        _INSERT,
+    inserted = await _INSERT.fetch(
+        connection,
         {
             "now": now,
             "id": numbers(window.id for window in windows),
@@ -178,5 +181,5 @@ async def _insert(
             **column("slipped_to", [w.slipped and w.slipped[1] for w in outcomes]),
         },
     )
-    if result.rowcount != len(windows):
+    if inserted[0].number != len(windows):
         raise WindowAppeared

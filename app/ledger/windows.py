@@ -7,11 +7,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Row
+from sqlalchemy import Row as AnyRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
 from app.ledger.quantity import NOTHING
+from app.ledger.statements import Row, Statement
 from app.mapping.reasons import ACCEPTED, ParkReason
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts, WindowSource
@@ -113,7 +114,7 @@ TO_BOOK: Final = f"state = 'pending' and (reason is null or reason not in {TO_BE
 # not looked at. With an `or` in their place the planner reads all of them; ordered by the id alone
 # it walks the primary key, 2.4 s at a million. What is returned is locked once more, so that it is
 # what stands now.
-_CLAIM: Final = text(
+_CLAIM: Final = Statement(
     f"""
     with soon as (
         select id from usage_windows where {TO_BOOK} and retry_at is null
@@ -128,7 +129,7 @@ _CLAIM: Final = text(
     order by id for update
     """  # noqa: S608 - constants of this module
 )
-_CLAIM_ONLY: Final = text(
+_CLAIM_ONLY: Final = Statement(
     f"""
     select {WINDOW_COLUMNS} from usage_windows
     where id = any(cast(:only as bigint[])) and {TO_BOOK}
@@ -145,9 +146,9 @@ async def claim_pending(
     if limit == 0:
         return []
     rows = (
-        await connection.execute(_CLAIM, {"now": now, "limit": limit})
+        await _CLAIM.fetch(connection, {"now": now, "limit": limit})
         if only is None
-        else await connection.execute(_CLAIM_ONLY, {"now": now, "only": list(only)})
+        else await _CLAIM_ONLY.fetch(connection, {"now": now, "only": list(only)})
     )
     return [
         pending_window(row, just_read=row.reason == AWAITING_SNAPSHOT and row.retry_at is None)
@@ -192,7 +193,7 @@ async def lock_booked(
     return [pending_window(row) for row in rows]
 
 
-def pending_window(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
+def pending_window(row: AnyRow[Any] | Row, *, just_read: bool = False) -> PendingWindow:
     """A row of `WINDOW_COLUMNS` as a pending window."""
     source = WindowSource(row.source)
     return PendingWindow(
@@ -225,39 +226,42 @@ def pending_window(row: Row[Any], *, just_read: bool = False) -> PendingWindow:
     )
 
 
+_SETTLE: Final = Statement(
+    """
+    update usage_windows w set
+        state = t.state, reason = t.reason, detail = t.detail, retry_at = t.retry_at,
+        usage_record_id = t.usage_record_id,
+        amount_numerator = t.numerator, amount_denominator = t.denominator,
+        scale_numerator = t.scale_numerator, scale_denominator = t.scale_denominator,
+        slipped_from = case when t.usage_record_id is not null
+                            then coalesce(t.slipped_from, w.slipped_from) end,
+        slipped_to = case when t.usage_record_id is not null
+                          then coalesce(t.slipped_to, w.slipped_to) end,
+        moving_from = t.moving_from,
+        booked_at = case when t.state in ('booked', 'covered')
+                         then cast(:now as timestamptz) end
+    from unnest(
+        cast(:id as bigint[]), cast(:state as text[]), cast(:reason as text[]),
+        cast(:detail as text[]), cast(:retry_at as timestamptz[]),
+        cast(:usage_record_id as bigint[]), cast(:numerator as numeric[]),
+        cast(:denominator as numeric[]), cast(:scale_numerator as numeric[]),
+        cast(:scale_denominator as numeric[]), cast(:slipped_from as timestamptz[]),
+        cast(:slipped_to as timestamptz[]), cast(:moving_from as bigint[])
+    ) as t (id, state, reason, detail, retry_at, usage_record_id, numerator, denominator,
+            scale_numerator, scale_denominator, slipped_from, slipped_to, moving_from)
+    where w.id = t.id
+    """
+)
+
+
 async def settle_windows(
     connection: AsyncConnection, settled: Sequence[SettledWindow], *, now: datetime
 ) -> None:
     """Write down what became of windows that this transaction has locked."""
     if not settled:
         return
-    await connection.execute(
-        text(
-            """
-            update usage_windows w set
-                state = t.state, reason = t.reason, detail = t.detail, retry_at = t.retry_at,
-                usage_record_id = t.usage_record_id,
-                amount_numerator = t.numerator, amount_denominator = t.denominator,
-                scale_numerator = t.scale_numerator, scale_denominator = t.scale_denominator,
-                slipped_from = case when t.usage_record_id is not null
-                                    then coalesce(t.slipped_from, w.slipped_from) end,
-                slipped_to = case when t.usage_record_id is not null
-                                  then coalesce(t.slipped_to, w.slipped_to) end,
-                moving_from = t.moving_from,
-                booked_at = case when t.state in ('booked', 'covered')
-                                 then cast(:now as timestamptz) end
-            from unnest(
-                cast(:id as bigint[]), cast(:state as text[]), cast(:reason as text[]),
-                cast(:detail as text[]), cast(:retry_at as timestamptz[]),
-                cast(:usage_record_id as bigint[]), cast(:numerator as numeric[]),
-                cast(:denominator as numeric[]), cast(:scale_numerator as numeric[]),
-                cast(:scale_denominator as numeric[]), cast(:slipped_from as timestamptz[]),
-                cast(:slipped_to as timestamptz[]), cast(:moving_from as bigint[])
-            ) as t (id, state, reason, detail, retry_at, usage_record_id, numerator, denominator,
-                    scale_numerator, scale_denominator, slipped_from, slipped_to, moving_from)
-            where w.id = t.id
-            """
-        ),
+    await _SETTLE.fetch(
+        connection,
         {
             "now": now,
             "id": [w.id for w in settled],

@@ -332,11 +332,11 @@ def billable_item(
     if snapshot.status in ENDED:
         return Parked(ParkReason.SUBSCRIPTION_ENDED, f"{name} is {snapshot.status}", again)
     fitting = [item for item in snapshot.items if meter.price.matches(item)]
-    wanted = meter.price.describe()
     if not fitting:
+        wanted = meter.price.describe()
         return Parked(ParkReason.ITEM_NOT_FOUND, f"no item of {name} has {wanted}", again)
     if len(fitting) > 1:
-        ids = ", ".join(sorted(item.id for item in fitting))
+        wanted, ids = meter.price.describe(), ", ".join(sorted(item.id for item in fitting))
         return Parked(ParkReason.ITEM_AMBIGUOUS, f"{wanted} fits {ids} of {name}", again)
     item = fitting[0]
     if item.usage_type != "metered":
