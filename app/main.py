@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.bootstrap import Services, database, receiving, services, working
 from app.config import Settings, load_settings
-from app.routers import credit, docs, doubt, explain, health, mappings, usage, webhooks
+from app.routers import credit, deliveries, docs, doubt, explain, health, mappings, usage, webhooks
 from app.routers.edge import Api
 from app.routers.problems import install_problem_handlers
 
@@ -61,6 +61,7 @@ def create_app(
         webhooks.router,
         mappings.router,
         usage.router,
+        deliveries.router,
         credit.router,
         doubt.router,
         explain.router,

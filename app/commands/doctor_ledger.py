@@ -173,7 +173,7 @@ def summary_findings(summary: Summary) -> list[Finding]:
                 "deliveries",
                 Level.PROBLEM,
                 f"{failed} could not be booked",
-                "See the log for why; then POST /v1/deliveries/release.",
+                "GET /v1/deliveries?state=failed says why; then POST /v1/deliveries/release.",
             )
         )
     if rejected:
@@ -182,7 +182,8 @@ def summary_findings(summary: Summary) -> list[Finding]:
                 "deliveries",
                 Level.WARNING,
                 f"{rejected} were answered 422 and are kept as rejected",
-                "Resend them from OpenMeter when their cause is mended.",
+                "GET /v1/deliveries?state=rejected says which and why; mend the cause at the "
+                "sender, and resend them from there.",
             )
         )
     return found

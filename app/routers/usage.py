@@ -72,9 +72,9 @@ class Released(BaseModel):
     released: int
 
 
-_After = Annotated[int, Query(ge=0, le=MAX_ID, description="The `next_after` of the last page.")]
+After = Annotated[int, Query(ge=0, le=MAX_ID, description="The `next_after` of the last page.")]
 _Record = Annotated[int | None, Query(ge=1, le=MAX_ID, description="On this usage record.")]
-_Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Rows of a page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Rows of a page.")]
 # NUL cannot be stored, so it cannot be found either.
 _Name = Annotated[str | None, Query(max_length=512, pattern=r"^[^\x00]*$")]
 
@@ -124,8 +124,8 @@ async def list_windows(
     subject: _Name = None,
     meter: _Name = None,
     record: _Record = None,
-    after: _After = 0,
-    limit: _Limit = 100,
+    after: After = 0,
+    limit: Limit = 100,
 ) -> WindowPage:
     """By id; parked ones say why, and what releases them."""
     rows = await built.status.windows(
@@ -169,8 +169,8 @@ async def list_records(
     state: Literal["due", "reported", "late", "held"] | None = None,
     reason: _Name = None,
     subscription: _Name = None,
-    after: _After = 0,
-    limit: _Limit = 100,
+    after: After = 0,
+    limit: Limit = 100,
 ) -> RecordPage:
     """By id; held ones say why, and what to do."""
     rows = await built.status.records(
@@ -219,13 +219,4 @@ async def release_records(built: Built, release: RecordRelease) -> Released:
     )
     if built.workshop is not None:
         built.workshop.dispatcher.wake()
-    return Released(released=count)
-
-
-@router.post("/deliveries/release", summary="Book failed deliveries anew")
-async def release_deliveries(built: Built) -> Released:
-    """Those that raised an error nobody foresaw, after the program was mended."""
-    count = await built.status.release_deliveries()
-    if built.workshop is not None:
-        built.workshop.booking.wake()
     return Released(released=count)

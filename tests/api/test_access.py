@@ -19,6 +19,7 @@ ROUTES = [
     ("POST", "/v1/records/release"),
     ("POST", "/v1/records/{id}/settle"),
     ("POST", "/v1/records/{id}/credit"),
+    ("GET", "/v1/deliveries"),
     ("POST", "/v1/deliveries/release"),
 ]
 
