@@ -110,8 +110,8 @@ class Settings(BaseSettings):
         None,
         ge=0.01,
         le=100_000,
-        description="What that rises to at most, while Stripe takes them. "
-        "Not set: `STRIPE_RATE_LIMIT` where that is set, else 25.",
+        description="What that rises to at most, while Stripe takes them; not below "
+        "`STRIPE_RATE_LIMIT`. Not set: `STRIPE_RATE_LIMIT` where that is set, else 25.",
     )
     stripe_timeout: float = Field(
         20, gt=0, le=120, description="Seconds after which one call to Stripe is given up."
@@ -169,17 +169,17 @@ class Settings(BaseSettings):
         ge=0,
         le=36_500,
         description="Days after its billing period's end for which usage is kept: windows, "
-        "records, deliveries; 0 is for ever.",
+        "records, deliveries; 100 or more, or 0: for ever.",
     )
     raw_retention_days: int = Field(
         100,
         ge=0,
         le=36_500,
-        description="Days for which raw bodies of webhooks and attempts at Stripe are kept; "
-        "0 is for ever.",
+        description="Days for which raw bodies of webhooks and attempts at Stripe, the audit "
+        "trail, are kept; 0 is for ever.",
     )
     database_pool_size: int = Field(
-        10, ge=3, le=200, description="Database connections per process."
+        10, ge=3, le=200, description="Database connections per process, 3 or more."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severity that is logged."
@@ -215,6 +215,9 @@ class Settings(BaseSettings):
             scheme = value.get_secret_value().partition("://")[0]
             if scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
                 raise ValueError("must begin with postgresql:// or postgresql+asyncpg://")
+            from app.database_address import database_url  # noqa: PLC0415 - `--help` needs no SQL
+
+            database_url(value.get_secret_value())
         return value
 
     @field_validator("retention_days")
@@ -289,6 +292,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _ceiling_above_limit(self) -> "Settings":
+        # A limit that nobody set gives way to a lower ceiling.
+        limit = self.stripe_rate_limit
+        if "stripe_rate_limit" in self.model_fields_set and self.highest_rate < limit:
+            raise ValueError(f"STRIPE_RATE_CEILING: must not be below STRIPE_RATE_LIMIT, {limit:g}")
+        return self
+
+    @model_validator(mode="after")
     def _openmeter_key_stays_private(self) -> "Settings":
         if self.openmeter_api_key is None:
             return self
@@ -325,8 +336,10 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors(include_url=False, include_context=False)[0]
         said = first["msg"].removeprefix("Value error, ")
+        if first["input"] == "":
+            said = f"is empty; leave it out, or give it a value ({said})"
         # A rule about several settings names them itself.
         raise SettingsError(
             f"{str(first['loc'][0]).upper()}: {said}" if first["loc"] else said

@@ -27,6 +27,8 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 BAD = [
     ("DATABASE_URL", f"mysql://u:{MARK}@h/d", "postgresql://"),
     ("DATABASE_URL", MARK, "postgresql://"),
+    ("DATABASE_URL", "postgresql://u@h/d?pgbouncer=true", "has a parameter that is none of"),
+    ("DATABASE_URL", f"postgresql://u:{MARK}@h:{MARK}/d", "is not a database address"),
     ("OPENMETER_WEBHOOK_SECRETS", MARK, "secret 1 does not begin with whsec_"),
     ("OPENMETER_WEBHOOK_SECRETS", f"{GOOD_SECRET},whsec_{MARK}!", "secret 2 is not base64"),
     (
@@ -90,7 +92,11 @@ BAD = [
     ("ADMIN_TOKENS", "\udcff" * 16, "token 1 must be visible ASCII"),
     ("DISPATCH_LINGER", "-1", "greater than or equal to 0"),
     ("LATE_POLICY", MARK, "'carry_forward' or 'hold'"),
+    ("LATE_POLICY", "", "is empty; leave it out"),
     ("LATE_POLICY", "", "'carry_forward' or 'hold'"),
+    ("STRIPE_TIMEOUT", "", "is empty; leave it out"),
+    ("STRIPE_IN_FLIGHT", "", "is empty; leave it out"),
+    ("RETENTION_DAYS", "99", "100 or more"),
     ("APPROVE_REDUCTIONS_ABOVE", MARK, "decimal"),
     ("APPROVE_REDUCTIONS_ABOVE", "-0.01", "greater than or equal to 0"),
     ("APPROVE_REDUCTIONS_ABOVE", "nan", "finite"),
@@ -258,6 +264,30 @@ def test_a_dotenv_file_counts_and_the_environment_wins(
     monkeypatch.setenv("DISPATCH_LINGER", "0.5")
     settings = load_settings()
     assert (settings.stripe_rate_limit, settings.dispatch_linger) == (5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "ceiling", "refused"),
+    [
+        ("30", "25", True),
+        ("25", "25", False),
+        ("25", "30", False),
+        (None, "10", False),  # below the default: what nobody set gives way
+        ("30", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_ceiling_below_the_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: str | None, ceiling: str | None, refused: bool
+) -> None:
+    for name, value in (("STRIPE_RATE_LIMIT", limit), ("STRIPE_RATE_CEILING", ceiling)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    if refused:
+        with pytest.raises(SettingsError, match=r"^STRIPE_RATE_CEILING: .*STRIPE_RATE_LIMIT, 30$"):
+            load_settings()
+    else:
+        assert load_settings().highest_rate == float(ceiling or limit or 25)
 
 
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

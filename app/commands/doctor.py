@@ -130,4 +130,27 @@ def settings_findings(settings: Settings) -> list[Finding]:
             )
         )
     found.append(key_finding(settings))
+    found.append(Finding("stripe_pace", Level.OK, pace_in_words(settings)))
+    found.append(Finding("retention", Level.OK, retention_in_words(settings)))
     return found
+
+
+def pace_in_words(settings: Settings) -> str:
+    """How fast usage records are sent."""
+    first = min(settings.stripe_rate_limit, settings.highest_rate)
+    said = f"{first:g} usage records a second, of all processes together"
+    if settings.highest_rate > first:
+        said += f"; rises to {settings.highest_rate:g} while Stripe takes them"
+    return said
+
+
+def retention_in_words(settings: Settings) -> str:
+    """How long what is kept for."""
+
+    def days(number: int) -> str:
+        return f"{number} days" if number else "for ever"
+
+    return (
+        f"usage is kept {days(settings.retention_days)} after its billing period, raw bodies and "
+        f"attempts {days(settings.raw_retention_days)}"
+    )

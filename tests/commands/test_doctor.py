@@ -104,6 +104,22 @@ def test_which_database_is_used(
     assert PASSWORD not in repr(told)
 
 
+@pytest.mark.parametrize(
+    ("given", "pace", "retention"),
+    [
+        ({}, "20 usage records a second", "400 days after its billing period"),
+        ({}, "rises to 25", "attempts 100 days"),
+        ({"retention_days": 0, "stripe_rate_ceiling": 10}, "10 usage", "kept for ever after"),
+        ({"raw_retention_days": 0, "stripe_rate_limit": 30}, "30 usage", "attempts for ever"),
+    ],
+)
+def test_pace_and_retention_are_told(given: dict[str, int], pace: str, retention: str) -> None:
+    seen = by_check(settings_findings(Settings(_env_file=None, **given)))  # type: ignore[arg-type]
+    assert pace in seen["stripe_pace"].detail
+    assert retention in seen["retention"].detail
+    assert ("rises" in seen["stripe_pace"].detail) == (given == {})
+
+
 def test_settings_that_are_not_set() -> None:
     seen = by_check(settings_findings(Settings.model_construct()))
     assert seen["webhook_secrets"].level is Level.PROBLEM
@@ -118,16 +134,31 @@ def test_settings_that_are_not_set() -> None:
     [
         f"postgresql://me:{PASSWORD}@127.0.0.1:1/x",
         f"postgresql://me:{PASSWORD}@no-such-host.invalid/x",
-        f"postgresql://me:{PASSWORD}@127.0.0.1:{PASSWORD}/x",
-        f"postgresql://me:{PASSWORD}@127.0.0.1/x?{PASSWORD}=1",
     ],
 )
-async def test_an_address_that_cannot_be_used(broken: str) -> None:
+async def test_an_address_that_nobody_answers_at(broken: str) -> None:
     seen = by_check(await found(settings(broken)))
     assert seen["database"].level is Level.PROBLEM
     assert "DATABASE_URL" in seen["database"].action
     assert "mappings" not in seen
     assert PASSWORD not in repr(seen)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        f"postgresql://me:{PASSWORD}@127.0.0.1:{PASSWORD}/x",
+        f"postgresql://me:{PASSWORD}@127.0.0.1/x?{PASSWORD}=1",
+        f"postgresql://me:{PASSWORD}@127.0.0.1/x?pgbouncer=true",
+    ],
+)
+async def test_an_address_that_is_none_is_told_before_stripe_is_asked(broken: str) -> None:
+    told: list[Finding] = []
+    assert await examine(lambda: settings(broken), told.append) == 0
+    [only] = told
+    assert (only.check, only.level) == ("settings", Level.PROBLEM)
+    assert only.detail.startswith("DATABASE_URL: ")
+    assert PASSWORD not in repr(only)
 
 
 async def test_a_database_that_is_not_there(server_url: URL) -> None:
