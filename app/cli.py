@@ -24,8 +24,10 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
+_ABOUT = "OpenMeter usage webhooks -> Stripe's legacy usage records: nothing lost, nothing doubled."
+
 app = typer.Typer(
-    help="OpenMeter usage webhooks -> Stripe's legacy usage records, exactly once.",
+    help=_ABOUT,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,12 +57,11 @@ def _fail(error: MeterbridgeError) -> NoReturn:
     raise SystemExit(2) from None
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, help=_ABOUT)
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """OpenMeter usage webhooks -> Stripe's legacy usage records, exactly once."""
     if version:
         console.print(__version__)
         raise typer.Exit
@@ -220,9 +221,12 @@ def send(
     window_end = end.replace(tzinfo=UTC) if end else window_start + timedelta(hours=1)
     try:
         amount = Decimal(value)
+    except InvalidOperation:
+        raise typer.BadParameter("takes digits: 500 or 0.25", param_hint="--value") from None
+    try:
         groups = dict(pair.split("=", 1) for pair in group or [])
-    except (InvalidOperation, ValueError):
-        raise typer.BadParameter("--value takes digits, --group takes name=value") from None
+    except ValueError:
+        raise typer.BadParameter("takes name=value", param_hint="--group") from None
     body = outgoing.report_body(
         meter=meter,
         subject=subject,
@@ -278,7 +282,11 @@ def doctor(
         bool, typer.Option("--json", help="One JSON object in place of lines.")
     ] = False,
 ) -> None:
-    """Say what is wrong with settings, database, Stripe key and mappings, and what to do."""
+    """Say what is wrong with settings, database, Stripe key and mappings, and what to do.
+
+    Exit code 1 says that there is a problem; with warnings alone, as where usage is parked, it is
+    0. --json has each check with its level.
+    """
     from functools import partial
 
     from app.commands.doctor import run as run_doctor

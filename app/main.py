@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
 DESCRIPTION = """
-Carries OpenMeter usage webhooks into Stripe's legacy usage records: exactly once, in the right
-billing period, provably.
+Carries OpenMeter usage webhooks into Stripe's legacy usage records: nothing lost, nothing doubled,
+in its own billing period where it is told before Stripe closes that; what comes later is carried to
+the next, or held for somebody.
 
 `/webhooks/openmeter` is for OpenMeter (signed by Svix), `/v1` for operators (bearer token from
 `ADMIN_TOKENS`), the health routes for Kubernetes. Every error is `application/problem+json`

@@ -43,12 +43,13 @@ def test_nobody_listens(program: Program) -> None:
 
 
 def test_what_cannot_be_sent_is_refused_before(program: Program) -> None:
-    for arguments, settings, word in (
-        (("--subject", "a", "--meter", "b", "--value", "many"), {}, "--value"),
-        ((*USAGE, "--group", "model"), {}, "--group"),
-        (USAGE, {"OPENMETER_WEBHOOK_SECRETS": ""}, "OPENMETER_WEBHOOK_SECRETS"),
+    for arguments, settings, word, other in (
+        (("--subject", "a", "--meter", "b", "--value", "many"), {}, "--value", "--group"),
+        ((*USAGE, "--group", "model"), {}, "--group", "--value"),
+        (USAGE, {"OPENMETER_WEBHOOK_SECRETS": ""}, "OPENMETER_WEBHOOK_SECRETS", "--value"),
     ):
         done = program.here("send", *arguments, **settings)
         assert done.exit_code == 2
         assert word in done.stderr
+        assert other not in done.stderr
         assert isinstance(done.exception, SystemExit)
