@@ -61,6 +61,10 @@ class StandInPooler:
             ends = (opened.wait_closed() for opened in self._writers)
             await asyncio.gather(*ends, return_exceptions=True)
 
+    def held(self) -> bool:
+        """By transaction: whether a client is in one, and has the session for itself."""
+        return self._served is not None
+
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         self._tasks.add(asyncio.create_task(self._serve(_Client(reader, writer))))

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from app.database_address import Pooler, database_url, driver_arguments, pooler_of
 from app.database_login import next_step
 from app.db import create_engine, require_head, transaction
-from app.dispatch.driver import fetch
+from app.driver import fetch
 from app.errors import DatabaseUnavailable, SettingsError
 from app.listener import Listener
 from app.migrating import migrate
@@ -120,24 +120,26 @@ async def test_clients_of_one_by_transaction_do_not_meet(
             assert await other.fetch(STANDING) == []
 
 
-async def test_names_of_two_clients_never_meet_whatever_the_address_says(fresh_url: URL) -> None:
+async def test_names_of_two_clients_never_meet_whatever_the_address_says(
+    fresh_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A statement of another process is an error, and no answer: here the address is wrong."""
     async with StandInPooler(fresh_url, Pooler.TRANSACTION).way() as way:
         url = way.update_query_dict(BY_SESSION)
-        await _twice_each(url)
-        async with session_of(way) as other:
-            names = [row["name"] for row in await other.fetch(STANDING)]
-        assert len(names) >= 4
-        engine = create_engine(url, pool_size=1)
-        async with session_of(way) as other:
+        engines = [create_engine(url, pool_size=1) for _ in range(2)]
+        for place, engine in enumerate(engines):
+            monkeypatch.setattr("asyncpg.connection._uid", 0)  # as in a process of its own
             async with transaction(engine) as connection:
-                await fetch(connection, "select 1")
+                [row] = await fetch(connection, f"select {place} as n")
+                assert row["n"] == await connection.scalar(text(f"select {place}")) == place
+        async with session_of(way) as other:
+            assert len(await other.fetch(STANDING)) >= 4
             await other.execute("deallocate all")
         with pytest.raises(DatabaseUnavailable) as caught:
-            async with transaction(engine) as connection:
-                await fetch(connection, "select 1")
+            async with transaction(engines[0]) as connection:
+                await fetch(connection, "select 0 as n")
         assert "pooler=transaction" in next_step(caught.value)
-        await engine.dispose()
+        await asyncio.gather(*(engine.dispose() for engine in engines))
 
 
 @pytest.mark.parametrize("by_driver", [True, False])
@@ -145,18 +147,17 @@ async def test_the_first_statement_is_in_a_transaction_already(
     fresh_url: URL, by_driver: bool
 ) -> None:
     """Or a pooler would give the session to another client behind it."""
-    async with StandInPooler(fresh_url, Pooler.TRANSACTION).way() as way:
+    pooler = StandInPooler(fresh_url, Pooler.TRANSACTION)
+    async with pooler.way() as way:
         engine = create_engine(way.update_query_dict(BY_TRANSACTION), pool_size=1)
-        async with session_of(way) as other, transaction(engine) as connection:
+        async with transaction(engine) as connection:
+            assert not pooler.held()
             if by_driver:
                 await fetch(connection, "select 1")
             else:
                 await connection.execute(text("select 1"))
-            waits = asyncio.create_task(other.execute("select 1"))
-            await fetch(connection, "select pg_sleep(0.05)")
-            assert not waits.done()
-            await connection.commit()
-            await waits
+            assert pooler.held()
+        assert not pooler.held()
         await engine.dispose()
 
 
