@@ -16,10 +16,10 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
-from app.dispatch.driver import fetch
 from app.dispatch.keys import idempotency_key
 from app.dispatch.reasons import HoldReason
 from app.dispatch.records import ClaimedRecord
+from app.driver import fetch
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
-from app.dispatch.driver import fetch
 from app.dispatch.records import ClaimedRecord
+from app.driver import fetch
 
 # A killed worker's lanes are free after this many seconds; a living one renews them every second.
 LEASE = 4.0

@@ -34,7 +34,8 @@ LATE_ALLOWED = 0.005
 DENSE_RATE = 100.0
 DENSE_LATE_ALLOWED = 0.05
 NO_LIMIT_RATE = 1_000.0
-NO_LIMIT_LATE_ALLOWED = 0.2
+# Of 256 calls that take 0.2 s each all come back together: later than a lease of 0.2 s would last.
+NO_LIMIT_LATE_ALLOWED = 1.0
 # And seconds of the pace that a lease then takes at least: what is left unused of them is missed by
 # nobody, and a lease that is used up keeps all waiting for the next.
 DENSE_LEASE = 0.005
@@ -66,6 +67,10 @@ class _Slots:
     def end(self) -> float:
         """When the last one is over."""
         return self.first + self.number * self.spacing
+
+    def over(self, *, overdue: float) -> bool:
+        """Whether none is left that is not before `overdue`."""
+        return self.first + (self.number - 1) * self.spacing < overdue or self.next >= self.number
 
     def take(self, *, overdue: float, until: float = math.inf) -> float | None:
         """The next slot that is not before `overdue`, if there is one; nor after `until`."""
@@ -144,6 +149,10 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait until a call may leave. One that is cancelled leaves its slot unused."""
+        if self._rate > DENSE_RATE:
+            await self._leased()
+            if self.turn_now():
+                return
         while True:
             pauses, slot = await self._take()
             async with self._leaving:
@@ -208,11 +217,22 @@ class Pace:
         finally:
             self._asking -= 1
 
-    def _lease_ahead(self) -> None:
+    async def _leased(self) -> None:
+        """Wait for a lease where no slot is left. All that wait go on at once: one by one, each
+        behind a lock, 150 of them took longer than their slots last."""
+        if self._slots.over(overdue=self._monotonic() - self._late_allowed):
+            self._asking += 1
+            try:
+                await asyncio.wait({self._lease_ahead()})
+            finally:
+                self._asking -= 1
+
+    def _lease_ahead(self) -> asyncio.Task[None]:
         """Before slots that are all due have passed: at 500 calls a second each other one had to
         wait for a lease."""
         if self._ahead is None or self._ahead.done():
             self._ahead = asyncio.create_task(self._lease_now(), name="pace-lease")
+        return self._ahead
 
     async def _lease_now(self) -> None:
         async with self._leasing:

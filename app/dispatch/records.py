@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.dispatch.driver import fetch
 from app.dispatch.reasons import HoldReason
+from app.driver import fetch
 from app.stripe_client.answers import Action
 
 # Stripe keeps a key for at least 24 hours, and no two clocks are the same.

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
 from app.dispatch.decide import LONGEST_RETRY_AFTER
-from app.dispatch.driver import fetch
+from app.driver import fetch
 
 # Seconds: the longest pause, and a minute for slots behind it (a hundred replicas lease one each).
 FURTHEST_AHEAD = LONGEST_RETRY_AFTER + 60.0

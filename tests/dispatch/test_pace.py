@@ -240,7 +240,7 @@ async def test_turns_come_in_the_order_of_asking_and_a_cancelled_one_holds_up_no
 async def test_of_two_that_are_due_at_once_the_one_that_asked_first_leaves_first() -> None:
     """A process that was paused finds both due: one in its sleep, the other before it."""
     ways = Ways()
-    pace = SlowWays(ways, 1_000.0)
+    pace = SlowWays(ways, 100.0)
     asleep, awake = asyncio.Event(), asyncio.Event()
 
     async def sleep(seconds: float) -> None:
@@ -251,7 +251,8 @@ async def test_of_two_that_are_due_at_once_the_one_that_asked_first_leaves_first
             await awake.wait()
 
     pace._sleep = sleep
-    ways.next_at = ways.now + ways.ahead + 0.1  # the first has to wait
+    due = ways.now + 0.1
+    ways.next_at = due + ways.ahead
     order: list[int] = []
 
     async def take(number: int) -> None:
@@ -260,7 +261,7 @@ async def test_of_two_that_are_due_at_once_the_one_that_asked_first_leaves_first
 
     first = asyncio.create_task(take(1))
     await asleep.wait()
-    ways.now += 0.12
+    ways.now = due + 0.005
     second = asyncio.create_task(take(2))
     for _ in range(5):
         await asyncio.sleep(0)
@@ -420,7 +421,7 @@ async def test_a_clock_that_is_set_is_followed_at_once(seconds: float) -> None:
 async def test_where_slots_are_dense_the_next_are_leased_before_the_last_have_passed() -> None:
     """A call every 10 ms never waits for a lease, of which there are a few a second."""
     ways = Ways()
-    pace = SlowWays(ways, 10_000.0)
+    pace = SlowWays(ways, 100_000.0)
     await pace.turn()
     at_once = []
     for _ in range(100):
@@ -430,6 +431,18 @@ async def test_where_slots_are_dense_the_next_are_leased_before_the_last_have_pa
     await pace.close()
     assert at_once == [True] * 100
     assert 2 <= ways.leases <= 11
+
+
+async def test_where_slots_are_dense_all_that_wait_go_on_with_one_lease() -> None:
+    ways = Ways()
+    pace = SlowWays(ways, 100_000.0)
+    ways.back = 0.02
+    await asyncio.gather(*(pace.turn() for _ in range(200)))
+    assert ways.leases == 1
+    ways.now += 10
+    await asyncio.gather(*(pace.turn() for _ in range(200)))
+    assert ways.leases == 2
+    await pace.close()
 
 
 async def test_a_dense_pace_that_holds_back_loses_no_slot() -> None:
