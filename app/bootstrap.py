@@ -29,6 +29,7 @@ from app.db import (
     require_head,
 )
 from app.embedded import default_data_dir, embedded_postgres
+from app.health import SharedChecks
 from app.inbox.arriving import ArrivingBodies
 from app.inbox.writer import Inbox
 from app.ledger.status import StatusRepository
@@ -66,6 +67,7 @@ class Services:
     counters: Counter[str]
     arriving: ArrivingBodies = field(default_factory=ArrivingBodies)
     refusals: RefusalLog = field(default_factory=RefusalLog)
+    checks: SharedChecks = field(default_factory=SharedChecks)
 
 
 def embedded_folder(settings: Settings) -> Path:
