@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.driver import Row, Statement
 from app.ledger.columns import column, moments, texts
 from app.ledger.history import Replayed, Revision, Verdict, replay, write_history
 from app.ledger.incoming import IncomingWindow, WindowKey
 from app.ledger.series import SeriesKey, SeriesWindow, lock_series
-from app.ledger.statements import Row, Statement
 from app.ledger.unwritten import NewWindow, Unwritten
 from app.ledger.windows import TO_BE_ASKED, WINDOW_COLUMNS, PendingWindow, pending_window
 from app.mapping.releases import KEY_ORDER

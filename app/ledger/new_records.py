@@ -5,9 +5,9 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.driver import Statement
 from app.ledger.columns import column, numbers, texts
 from app.ledger.records import RecordKey, UsageRecord
-from app.ledger.statements import Statement
 
 # The id of a record that has none yet: the database gives it.
 UNWRITTEN: Final = 0

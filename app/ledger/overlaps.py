@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.driver import Statement
 from app.ledger.columns import column, moments, numbers, texts
 from app.ledger.series import SeriesKey, hold_free_series
-from app.ledger.statements import Statement
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.reasons import ParkReason
 from app.mapping.resolution import WindowSource

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
-from app.ledger.statements import Row, Statement
+from app.driver import Row, Statement
 from app.mapping.models import Combination, LatePolicy, Rounding
 from app.mapping.resolution import EPOCH, Period, Target
 

@@ -14,8 +14,8 @@ from sqlalchemy import Row as AnyRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.driver import Row, Statement
 from app.ledger.columns import numbers, texts
-from app.ledger.statements import Row, Statement
 
 # What one look takes into memory of an item period's records.
 RECORDS_AT_ONCE: Final = 1_000

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
-from app.ledger.statements import Statement
+from app.driver import Statement
 
 # Windows whose series has no row: those of rows that contradict their query and were vouched for,
 # and those that were kept before there were series. They are few, and share one lock.

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.driver import Row, Statement
 from app.ledger.deliveries import ClaimedDelivery, claimed
-from app.ledger.statements import Row, Statement
 from app.ledger.windows import TO_BE_ASKED, TO_BOOK
 
 

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.driver import Statement
 from app.ledger.columns import column, moments, numbers, texts
 from app.ledger.history import Revision
 from app.ledger.incoming import IncomingWindow
-from app.ledger.statements import Statement
 from app.ledger.windows import PendingWindow, SettledWindow
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts

@@ -11,8 +11,8 @@ from sqlalchemy import Row as AnyRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import text
+from app.driver import Row, Statement
 from app.ledger.quantity import NOTHING
-from app.ledger.statements import Row, Statement
 from app.mapping.reasons import ACCEPTED, ParkReason
 from app.mapping.releases import KEY_ORDER
 from app.mapping.resolution import WindowFacts, WindowSource
