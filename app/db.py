@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import URL, Dialect, Engine
 from sqlalchemy.exc import (
     DBAPIError,
+    DisconnectionError,
     InterfaceError,
     InvalidatePoolError,
     OperationalError,
@@ -115,11 +116,15 @@ def _check_before_use(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def stands(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+        session: asyncpg.Connection = connection.driver_connection
         rested = time.monotonic() - record.info.get(put_back, math.inf)
-        if connection.driver_connection.is_closed() or (
+        if session.is_closed() or (
             rested > TRUSTED_FOR and not _answers(engine.dialect, connection)
         ):
             raise InvalidatePoolError("the session has ended")
+        if session.is_in_transaction():
+            # One that was left open would make savepoints of all that follow: none is committed.
+            raise DisconnectionError("the session is in a transaction of somebody else")
 
 
 def _answers(dialect: Dialect, connection: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Statements that every window goes through, given to the driver itself.
+"""Statements given to the driver itself, in SQLAlchemy's transaction.
 
 What SQLAlchemy does around a statement (a cursor, a greenlet, parameters by their names) takes two
-times as long as the driver takes to send it and to read the answer; a webhook that comes alone goes
-through eleven of them.
+to three times as long as the driver takes to send it and to read the answer. What every window and
+every record goes through does without: some twenty statements for a webhook that comes alone.
 """
 
 import asyncio
@@ -30,40 +30,26 @@ class Row(asyncpg.Record):
             raise AttributeError(name) from None
 
 
-class Statement:
-    """A statement with parameters by name (`:name`), in the transaction of a connection.
+async def fetch(connection: AsyncConnection, statement: str, *arguments: object) -> list[Row]:
+    """The rows of a statement with `$1`, `$2` and so on, in the transaction of a connection.
 
     Errors are SQLAlchemy's, so that `app.db.transaction` tells which say that the database is not
     available.
     """
-
-    def __init__(self, text: str) -> None:
-        positions: dict[str, int] = {}
-
-        def position(found: re.Match[str]) -> str:
-            return f"${positions.setdefault(found[1], len(positions) + 1)}"
-
-        self.text = text
-        self._numbered = _NAMED.sub(position, text)
-        self._names = tuple(positions)
-
-    async def fetch(self, connection: AsyncConnection, named: Mapping[str, object]) -> list[Row]:
-        """The rows that it returns."""
-        arguments = [named[name] for name in self._names]
-        try:
-            driver = await _driver(connection)
-            found: list[Any] = await driver.fetch(self._numbered, *arguments, record_class=Row)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            # Of what the driver itself says, only what it says of an argument is about this one.
-            if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
-                raise
-            raise DBAPIError(None, None, error) from error
-        except asyncio.CancelledError:
-            # Nobody knows how far it came. A session whose BEGIN was cut off would take the next
-            # transaction for a savepoint, and commit nothing.
-            await connection.invalidate()
+    try:
+        driver = await _driver(connection)
+        found: list[Any] = await driver.fetch(statement, *arguments, record_class=Row)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # Of what the driver itself says, only what it says of an argument is about this one.
+        if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
             raise
-        return found
+        raise DBAPIError(None, None, error) from error
+    except asyncio.CancelledError:
+        # Nobody knows how far it came. A session whose BEGIN was cut off would take the next
+        # transaction for a savepoint, and commit nothing.
+        await connection.invalidate()
+        raise
+    return found
 
 
 async def _driver(connection: AsyncConnection) -> "Driver":
@@ -79,3 +65,21 @@ async def _driver(connection: AsyncConnection) -> "Driver":
         await begun.start()
         adapted._transaction = begun  # noqa: SLF001 - as above
     return driver
+
+
+class Statement:
+    """A statement with parameters by name (`:name`), each as often as it is named."""
+
+    def __init__(self, text: str) -> None:
+        positions: dict[str, int] = {}
+
+        def position(found: re.Match[str]) -> str:
+            return f"${positions.setdefault(found[1], len(positions) + 1)}"
+
+        self.text = text
+        self._numbered = _NAMED.sub(position, text)
+        self._names = tuple(positions)
+
+    async def fetch(self, connection: AsyncConnection, named: Mapping[str, object]) -> list[Row]:
+        """The rows that it returns. Errors as those of `fetch`."""
+        return await fetch(connection, self._numbered, *(named[name] for name in self._names))

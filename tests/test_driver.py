@@ -1,13 +1,15 @@
-"""Statements on the driver's own connection: in the transaction, and told apart when they fail."""
+"""Statements given to the driver: as SQLAlchemy's, in their transaction, by its errors."""
+
+import asyncio
+from contextlib import suppress
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import create_engine, transaction
-from app.dispatch.driver import fetch
+from app.db import create_engine, text, transaction
+from app.driver import Statement, fetch
 from app.errors import DatabaseUnavailable, StatementTimeout
 
 INSERT = "insert into subscription_lanes (subscription) values ($1) returning subscription"
@@ -89,3 +91,77 @@ async def test_behind_a_pooler_by_transaction_no_statement_is_kept(
     finally:
         await pooled.dispose()
     assert await names(engine) == ["a"]
+
+
+TWICE = Statement(
+    """
+    -- neither '00:00:01' nor ::text is a parameter
+    select :b as b, :a || :b as both, '00:00:01'::time::text as at
+    """
+)
+
+
+async def test_parameters_go_by_their_names_however_often_one_is_named(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        [row] = await TWICE.fetch(connection, {"a": "x", "unused": object(), "b": "y"})
+    assert (row.b, row.both, row["at"]) == ("y", "xy", "00:00:01")
+    assert tuple(row) == ("y", "xy", "00:00:01")
+    with pytest.raises(AttributeError):
+        _ = row.other
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        (Statement("select 1 / :divisor"), {"divisor": 0}),
+        (Statement("select nothing"), {}),
+        (Statement("select cast(:number as bigint)"), {"number": "not a number"}),
+        (Statement("select cast(:number as bigint)"), {"number": 2**63}),
+    ],
+)
+async def test_an_error_of_a_statement_does_not_say_that_there_is_no_database(
+    engine: AsyncEngine, statement: Statement, named: dict[str, object]
+) -> None:
+    """Else what fails for its own sake would be tried for ever, and keep all behind it."""
+    with pytest.raises(DBAPIError):
+        async with transaction(engine) as connection:
+            await statement.fetch(connection, named)
+    async with transaction(engine) as connection:
+        assert await connection.scalar(text("select 1")) == 1
+
+
+async def test_what_is_committed_after_one_was_cut_off_is_there(
+    engine: AsyncEngine, fresh_url: URL
+) -> None:
+    """A BEGIN that was cut off made savepoints of what followed: none was ever committed."""
+    single = create_engine(fresh_url, pool_size=1)
+
+    async def cut_off() -> None:
+        async with transaction(single) as connection:
+            await fetch(connection, "select 1")
+
+    for steps in range(40):
+        task = asyncio.create_task(cut_off())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        async with transaction(single) as connection:
+            await insert(connection, f"{steps:02}", by_driver=False)
+    await single.dispose()
+    assert await names(engine) == [f"{steps:02}" for steps in range(40)]
+
+
+async def test_a_session_whose_transaction_was_left_open_is_not_used_again(
+    engine: AsyncEngine, fresh_url: URL
+) -> None:
+    single = create_engine(fresh_url, pool_size=1)
+    async with transaction(single) as connection:
+        left = (await connection.get_raw_connection()).driver_connection
+        assert left is not None
+    await left.execute("begin")
+    async with transaction(single) as connection:
+        await insert(connection, "kept", by_driver=True)
+    await single.dispose()
+    assert await names(engine) == ["kept"]
