@@ -23,6 +23,16 @@ TOKEN = "an-admin-token-of-the-harness"
 REFUSED_FOR_NOW: Final = (409, 503)
 """What a mapping change is answered while the database is away, or a record is held."""
 
+SETTINGS: Final = {
+    "STRIPE_RATE_LIMIT": "500",
+    "STRIPE_TIMEOUT": "2",
+    "STRIPE_IN_FLIGHT": "16",
+    "DISPATCH_LINGER": "0.2",
+    "SNAPSHOT_MAX_AGE": "21600",
+    "SHUTDOWN_GRACE": "10",
+}
+"""What is not as by default: the report tells them, as recoveries depend on them."""
+
 MAPPED_WITHIN = 120.0
 KEPT_EVERY = 0.2
 
@@ -66,14 +76,9 @@ class Plant:
             "OPENMETER_WEBHOOK_SECRETS": ",".join(self.secrets),
             "STRIPE_API_KEY": STRIPE_KEY,
             "STRIPE_API_BASE": self.stripe.url,
-            "STRIPE_RATE_LIMIT": "500",
-            "STRIPE_TIMEOUT": "2",
-            "STRIPE_IN_FLIGHT": "16",
-            "DISPATCH_LINGER": "0.2",
-            "SNAPSHOT_MAX_AGE": "21600",
-            "SHUTDOWN_GRACE": "10",
             "ADMIN_TOKENS": TOKEN,
             "LOG_FORMAT": "text",
+            **SETTINGS,
         }
 
     @property

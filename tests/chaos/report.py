@@ -9,6 +9,7 @@ from statistics import median
 from tests.chaos.kinds import KINDS
 from tests.chaos.launching import forked
 from tests.chaos.outcome import Outcome
+from tests.chaos.plant import SETTINGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 TEMPLATE = Path(__file__).with_name("reliability.template.md")
@@ -110,6 +111,7 @@ def page(outcome: Outcome) -> str:
     sent = outcome.sent
     return TEMPLATE.read_text().format(
         command=command,
+        settings=", ".join(f"`{name}={value}`" for name, value in SETTINGS.items()),
         machine=machine,
         figures=_markdown(["", ""], [[name, value] for name, value in summary(outcome)]),
         faults=_markdown(
