@@ -27,6 +27,10 @@ _SHARED = (
 CHECK_ADDRESS = (
     "Check DATABASE_URL (host, port, name, user, password), and whether PostgreSQL runs there."
 )
+_NO_ANSWER = (
+    f"{CHECK_ADDRESS} Behind a pooler by session its default_pool_size may be used up: each process "
+    "needs DATABASE_POOL_SIZE + 3."
+)
 _IGNORE_PARAMETERS = (
     "This is PgBouncer: give it ignore_startup_parameters = statement_timeout, lock_timeout, "
     "idle_in_transaction_session_timeout, and set these on the role instead. See "
@@ -126,5 +130,7 @@ def next_step(error: BaseException) -> str:
             return _IGNORE_PARAMETERS
         if getattr(cause, "sqlstate", None) in ("26000", "42P05"):
             return _FOREIGN_STATEMENTS
+        if isinstance(cause, TimeoutError | LoginTimeout):
+            return _NO_ANSWER
         cause = cause.__cause__
     return CHECK_ADDRESS

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from app.database_address import Pooler, database_url, driver_arguments, pooler_of
-from app.database_login import next_step
+from app.database_login import LoginTimeout, next_step
 from app.db import create_engine, require_head, transaction
 from app.driver import fetch
 from app.errors import DatabaseUnavailable, SettingsError
@@ -192,6 +192,8 @@ class Answer(Exception):
         (DatabaseUnavailable(), "host, port, name"),
         (DBAPIError("select 1", {}, Answer()), "host, port, name"),
         (Answer(), "pooler=transaction"),
+        (LoginTimeout(), "default_pool_size"),
+        (TimeoutError(), "default_pool_size"),
         (SettingsError("DATABASE_URL: ..."), "as this says"),
     ],
 )
