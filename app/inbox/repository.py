@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import text, transaction
+from app.driver import Statement
 from app.inbox.delivery import Delivery, Receipt
 
 # Ordered by id, so that two replicas that store the same ids wait for each other in one order.
 # Without that a burst of resends is a deadlock now and then, and a batch that is answered 503.
-_INSERT = text(
+_INSERT = Statement(
     """
     insert into deliveries
         (svix_id, body, body_sha256, message_at, received_at, state, faults, settled_at)
@@ -123,8 +124,8 @@ class DeliveryRepository:
 
 
 async def _insert(connection: AsyncConnection, deliveries: Sequence[Delivery]) -> set[str]:
-    result = await connection.execute(
-        _INSERT,
+    created = await _INSERT.fetch(
+        connection,
         {
             "svix_ids": [delivery.svix_id for delivery in deliveries],
             "bodies": [delivery.body for delivery in deliveries],
@@ -134,7 +135,7 @@ async def _insert(connection: AsyncConnection, deliveries: Sequence[Delivery]) -
             "faults": [_faults(delivery) for delivery in deliveries],
         },
     )
-    return set(result.scalars())
+    return {row.svix_id for row in created}
 
 
 async def _answer(connection: AsyncConnection, known: Sequence[Delivery]) -> Receipts:
