@@ -28,8 +28,8 @@ CHECK_ADDRESS = (
     "Check DATABASE_URL (host, port, name, user, password), and whether PostgreSQL runs there."
 )
 _NO_ANSWER = (
-    f"{CHECK_ADDRESS} Behind a pooler by session its default_pool_size may be used up: each process "
-    "needs DATABASE_POOL_SIZE + 3."
+    f"{CHECK_ADDRESS} Behind a pooler by session its default_pool_size may be used up: each "
+    "process needs DATABASE_POOL_SIZE + 3."
 )
 _IGNORE_PARAMETERS = (
     "This is PgBouncer: give it ignore_startup_parameters = statement_timeout, lock_timeout, "
