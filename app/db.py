@@ -1,10 +1,11 @@
 """The database: engine, waiting rules, and which schema it must have."""
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
@@ -215,22 +216,18 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises DatabaseUnavailable where the database is at fault (StatementTimeout, one of these, where
     it may as well be the statement); other errors pass.
     """
-    async with AsyncExitStack() as stack:
-        try:
-            connection = await stack.enter_async_context(engine.connect())
-        except (SettingsError, *_DATABASE_ERRORS) as error:
-            if isinstance(error, TimeoutError):
-                end_sessions(engine)
-            # Whatever it says: a server that takes no session has read no statement of ours.
-            raise DatabaseUnavailable from error
-        async with _translated(engine), connection.begin():
-            yield connection
-
-
-@asynccontextmanager
-async def _translated(engine: AsyncEngine) -> AsyncIterator[None]:
     try:
-        yield
+        connection = await engine.connect().start()
+    except (SettingsError, *_DATABASE_ERRORS) as error:
+        if isinstance(error, TimeoutError):
+            end_sessions(engine)
+        # Whatever it says: a server that takes no session has read no statement of ours.
+        raise DatabaseUnavailable from error
+    done = False
+    try:
+        async with connection.begin():
+            yield connection
+        done = True
     except _DATABASE_ERRORS as error:
         if isinstance(error, TimeoutError):
             end_sessions(engine)
@@ -239,6 +236,14 @@ async def _translated(engine: AsyncEngine) -> AsyncIterator[None]:
         if is_unavailable(error):
             raise DatabaseUnavailable from error
         raise
+    finally:
+        # After a commit there is nothing to wait for; otherwise the session is put back whatever
+        # cancels us meanwhile.
+        await (connection.close() if done else asyncio.shield(_closing(connection)))
+
+
+def _closing(connection: AsyncConnection) -> asyncio.Task[None]:
+    return asyncio.create_task(connection.close())
 
 
 def migrations_folder() -> Path:
