@@ -62,7 +62,8 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         None,
-        description="PostgreSQL: `postgresql://…` or `postgresql+asyncpg://…`. "
+        description="PostgreSQL: `postgresql://…` or `postgresql+asyncpg://…`; "
+        "behind PgBouncer with `?pooler=session` or `?pooler=transaction`. "
         "Not set: the program starts its own in METERBRIDGE_DATA_DIR.",
     )
     meterbridge_data_dir: Path | None = Field(
