@@ -30,6 +30,7 @@ from app.db import (
 )
 from app.embedded import default_data_dir, embedded_postgres
 from app.health import SharedChecks
+from app.inbox import announcing
 from app.inbox.arriving import ArrivingBodies
 from app.inbox.writer import Inbox
 from app.ledger.status import StatusRepository
@@ -129,6 +130,9 @@ async def services(
             workshop = build_workshop(
                 settings, engine, lookups, clock, cached, client, openmeter, replica
             )
+        # A process that books wakes itself. One that only receives tells those that do.
+        announcer = announcing.Announcer(engine)
+        stack.push_async_callback(announcer.stop)
         secrets = [secret.get_secret_value() for secret in settings.openmeter_webhook_secrets]
         yield Services(
             settings=settings,
@@ -137,7 +141,9 @@ async def services(
             schema=schema,
             replica=replica,
             verifier=WebhookVerifier(secrets) if secrets else None,
-            inbox=Inbox(engine, on_committed=workshop.booking.wake if workshop else _nothing),
+            inbox=Inbox(
+                engine, on_committed=workshop.booking.wake if workshop else announcer.announce
+            ),
             mappings=repository,
             cached_mappings=cached,
             status=StatusRepository(engine),
@@ -156,12 +162,8 @@ def _own_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
 
-def _nothing() -> None:
-    """Nobody here books: the worker processes look by themselves."""
-
-
 def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Listener:
-    """What other processes change: mappings and snapshots."""
+    """What other processes change: deliveries, mappings and snapshots."""
 
     def mappings_changed(payload: str) -> None:
         cached.notified(payload)
@@ -176,6 +178,10 @@ def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Li
                 workshop.snapshots.forget(subscription)
             workshop.booking.wake()
 
+    def received(_: str) -> None:
+        if workshop is not None:
+            workshop.booking.wake()
+
     def missed() -> None:
         cached.forget_all()
         if workshop is not None:
@@ -185,6 +191,7 @@ def _listener(url: URL, cached: CachedMappings, workshop: Workshop | None) -> Li
     return Listener(
         url,
         {
+            announcing.CHANNEL: received,
             mapping_repository.CHANNEL: mappings_changed,
             snapshot_repository.CHANNEL: snapshot_changed,
         },
