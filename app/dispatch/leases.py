@@ -17,7 +17,9 @@ from app.errors import DatabaseUnavailable
 logger = logging.getLogger(__name__)
 
 RENEW_EVERY = store.LEASE / 4
-LONGEST_RENEWAL = store.LEASE / 2  # a database that is slow for longer costs the leases
+LONGEST_RENEWAL = store.LEASE / 2
+# After one that failed there is a second left: a database that is slow for longer costs the leases.
+RENEW_AGAIN = 0.1
 
 
 class Leases:
@@ -55,12 +57,16 @@ class Leases:
         lane's new holder at Stripe; both carry the same key, and breaking ours off would not call
         it back, but lose its answer for the audit trail.
         """
+        pause = RENEW_EVERY
         while True:
-            await asyncio.sleep(RENEW_EVERY)
+            await asyncio.sleep(pause)
             try:
                 await asyncio.wait_for(self._renew(), LONGEST_RENEWAL)
+                pause = RENEW_EVERY
             except (DatabaseUnavailable, TimeoutError):
-                logger.warning("leases could not be renewed")
+                if pause != RENEW_AGAIN:
+                    logger.warning("leases could not be renewed: tried again until they can")
+                pause = RENEW_AGAIN
 
     async def _renew(self) -> None:
         asked_at = time.monotonic()
