@@ -23,7 +23,9 @@ async def test_bounds_that_nobody_set_are_named(fresh_url: URL) -> None:
     """As behind a pooler that ignores what is asked for, with only one of them on the role."""
     bare = create_async_engine(fresh_url, pool_size=1)
     async with bare.connect() as connection:
-        await connection.execute(text("set lock_timeout = '5s'"))
+        for name in BOUNDS:  # whatever the server gives to all
+            bound = "5s" if name == "lock_timeout" else "0"
+            await connection.execute(text(f"set {name} = '{bound}'"))
         await connection.commit()
     [found] = await session_findings(bare)
     assert found.level is Level.WARNING

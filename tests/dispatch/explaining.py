@@ -30,7 +30,7 @@ class ExplainedConnection:
         """Itself, to be handed to what takes a connection."""
         return cast(AsyncConnection, self)
 
-    async def fetch(self, statement: str, *arguments: object) -> Any:
+    async def fetch(self, statement: str, *arguments: object, **more: Any) -> Any:
         """Explain, then execute."""
         undone = self._driver.transaction()
         await undone.start()
@@ -46,7 +46,7 @@ class ExplainedConnection:
             self.read[table] += round(rows * node["Actual Loops"])
             if node["Node Type"] == "Seq Scan" and node["Actual Loops"]:
                 self.sequential.add(table)
-        return await self._driver.fetch(statement, *arguments)
+        return await self._driver.fetch(statement, *arguments, **more)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

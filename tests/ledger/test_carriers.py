@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import event
 
@@ -151,7 +153,9 @@ async def test_a_period_that_cannot_be_carried_does_not_stop_the_others(
     assert (await months.months())[MAY] == Line(5)
 
 
-async def test_a_kill_after_any_statement_changes_nothing(months: Months) -> None:
+async def test_a_kill_after_any_statement_changes_nothing(
+    months: Months, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await months.tell(used(MARCH, 5, 10), used(MARCH, 6, 10))
     await months.begin(APRIL)
     await months.tell(used(MARCH, 6, 12))
@@ -165,9 +169,18 @@ async def test_a_kill_after_any_statement_changes_nothing(months: Months) -> Non
         if left < 0:
             raise OSError("killed")
 
+    fetch = asyncpg.Connection.fetch
+
+    async def fetch_and_die(driver: Any, *arguments: Any, **more: Any) -> Any:
+        """What goes to the driver itself, past SQLAlchemy."""
+        found = await fetch(driver, *arguments, **more)
+        dies()
+        return found
+
     engine = months.replica.engine.sync_engine
     died = 0
     event.listen(engine, "after_cursor_execute", dies)
+    monkeypatch.setattr(asyncpg.Connection, "fetch", fetch_and_die)
     while died < 60:
         left = died
         before = await months.months()
@@ -181,6 +194,7 @@ async def test_a_kill_after_any_statement_changes_nothing(months: Months) -> Non
         else:
             break
     event.remove(engine, "after_cursor_execute", dies)
+    monkeypatch.undo()
     assert (done.records, died > 5) == (3, True)
     await months.settle()
     assert await months.months() == {MARCH: Line(20), APRIL: Line(7)}
