@@ -78,6 +78,9 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
+        # Whatever the database's default is: a statement under a lock must see what the lock's last
+        # holder has committed, and not what was there when the transaction began.
+        isolation_level="READ COMMITTED",
         hide_parameters=True,  # an error's text would hold the bodies of deliveries
         connect_args={
             **engine_arguments(url),

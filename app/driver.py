@@ -61,7 +61,7 @@ async def _driver(connection: AsyncConnection) -> "Driver":
     assert driver is not None  # noqa: S101 - as above
     if adapted._transaction is None:  # noqa: SLF001 - nothing public says, or sets, it
         # SQLAlchemy begins with its first statement, and this may be before that. It ends both.
-        begun = driver.transaction()
+        begun = driver.transaction(isolation=adapted.isolation_level)
         await begun.start()
         adapted._transaction = begun  # noqa: SLF001 - as above
     return driver

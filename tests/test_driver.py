@@ -153,6 +153,33 @@ async def test_what_is_committed_after_one_was_cut_off_is_there(
     assert await names(engine) == [f"{steps:02}" for steps in range(40)]
 
 
+@pytest.mark.parametrize("by_driver", [True, False])
+async def test_a_transaction_sees_what_was_committed_since_it_began(
+    engine: AsyncEngine, fresh_url: URL, by_driver: bool
+) -> None:
+    """Whatever the database's default is: what waits for a lock then looks at what it is for."""
+    async with transaction(engine) as connection:
+        await connection.execute(
+            text(
+                f'alter database "{fresh_url.database}" '
+                "set default_transaction_isolation = 'repeatable read'"
+            )
+        )
+    there = create_engine(fresh_url, pool_size=1)
+    query = "select count(*) from subscription_lanes"
+    counted: list[int] = []
+    async with transaction(there) as connection:
+        for name in ("a", "b"):
+            if by_driver:
+                counted.append((await fetch(connection, query))[0]["count"])
+            else:
+                counted.append(await connection.scalar(text(query)) or 0)
+            async with transaction(engine) as other:
+                await insert(other, name, by_driver=True)
+    await there.dispose()
+    assert counted == [0, 1]
+
+
 async def test_a_session_whose_transaction_was_left_open_is_not_used_again(
     engine: AsyncEngine, fresh_url: URL
 ) -> None:

@@ -1,6 +1,7 @@
 """Lanes whose periods end together, as at the first of a month, are given turns by their waiting.
 
-Takes a moment: there is a row for each subscription. The release before works with it as before.
+Takes a second for each million subscriptions, for which booking and sending wait; deliveries are
+received meanwhile. The release before works with it as before.
 
 Revision: 0013, after 0012
 """

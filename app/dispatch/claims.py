@@ -89,10 +89,11 @@ class Claims:
         self, connection: AsyncConnection, now: datetime, limit: int
     ) -> list[Lane] | None:
         urgent = self._urgent + limit * store.URGENT_SHARE
+        stops = self._experience.stops
         claim = await store.claim_lanes(
             connection, now=now, worker=self._worker, limit=limit, urgent=int(urgent)
         )
-        self._experience.line_is(stopped=claim.stopped)
+        self._experience.line_is(stopped=claim.stopped, stops_before=stops)
         if claim.stopped:
             return await self._claim_probe(connection, now)
         self._urgent = urgent % 1

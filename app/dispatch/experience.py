@@ -17,6 +17,7 @@ class Experience:
     def __init__(self) -> None:
         self.last_success: datetime | None = None
         self.line_stopped = False
+        self.stops = 0  # outcomes so far that stop the line
         self._unwritten = 0  # outcomes that stop the line, and of which the database does not know
         self._outages = 0  # failures in a row that speak of Stripe and not of a record
         self._in_a_row: dict[int, int] = {}  # record -> its failures since its last success
@@ -30,8 +31,13 @@ class Experience:
         """How often a record failed since its last success, as far as this process knows."""
         return self._in_a_row.get(record, 0)
 
-    def line_is(self, *, stopped: bool) -> None:
-        """The line as the database has it; what it does not know yet counts, too."""
+    def line_is(self, *, stopped: bool, stops_before: int) -> None:
+        """The line as the database had it, asked after so many `stops`.
+
+        What it did not know yet counts, too: an open line that was read before a stop is not open.
+        """
+        if not stopped and self.stops > stops_before:
+            return
         if self.line_stopped and not stopped and not self._unwritten:
             self._outages = 0  # opened by a probe
         self.line_stopped = stopped or self._unwritten > 0
@@ -60,5 +66,6 @@ class Experience:
                 outcome = outcome._replace(ends_outage_run=True)
         if outcome.stop is not None:
             self.line_stopped = True
+            self.stops += 1
             self._unwritten += 1
         return outcome

@@ -102,7 +102,8 @@ _CLAIM = """
                and subscription not in (select subscription from free where not ahead)
              having min(ends) is not null)
         )::float8 as look
-        where (select count(*) from free) < $4)
+        -- Of a stopped line nothing is free, and all that is due would be gone through.
+        where not (select stopped from line) and (select count(*) from free) < $4)
     select (select stopped from line) as stopped, (select look from next) as next_look,
            leased.subscription, leased.lease_token
     from (values (1)) as always left join leased on not leased.ahead

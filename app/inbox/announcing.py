@@ -1,12 +1,15 @@
 """Telling other processes that deliveries were committed, where this one books none itself."""
 
 import asyncio
-import contextlib
+import logging
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import text, transaction
 from app.errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
 
 CHANNEL = "meterbridge_deliveries"
 # PostgreSQL lets one transaction with a notification commit at a time, so the commits of deliveries
@@ -32,11 +35,10 @@ class Announcer:
         """Tell nobody any more."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     async def _tell(self) -> None:
-        with contextlib.suppress(DatabaseUnavailable):
+        try:
             while self._more:
                 self._more = False
                 async with transaction(self._engine) as connection:
@@ -44,3 +46,5 @@ class Announcer:
                         text("select pg_notify(:channel, '')"), {"channel": CHANNEL}
                     )
                 await asyncio.sleep(PAUSE)
+        except (DatabaseUnavailable, SQLAlchemyError) as error:  # as where nobody reads the queue
+            logger.info("nobody is told of deliveries: %s", type(error).__name__)

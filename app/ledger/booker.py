@@ -59,6 +59,10 @@ from app.openmeter.report import InvalidMessage, UnknownType, UsageReport, parse
 
 logger = logging.getLogger(__name__)
 
+# What another replica commits meanwhile is seen at the next look. What is never seen is no other
+# replica's, and is to be found piece by piece.
+MOST_REPEATS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class _Slow:
@@ -175,12 +179,13 @@ class Booker:
             return Round(windows=1, parked=Counter([reason]))
 
     async def _book(self, claim: Claim) -> Round:
-        while True:
+        for _ in range(MOST_REPEATS):
             try:
                 return await self._book_once(claim)
             # By a commit of another replica: the next look sees it.
             except (PlaceMoved, WindowAppeared) as moved:
                 logger.info("%s meanwhile; the batch is repeated", type(moved).__name__)
+        raise LookupError("a batch was another one at each look")
 
     async def _book_once(self, claim: Claim) -> Round:
         now = self._clock.now()

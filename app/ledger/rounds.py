@@ -1,5 +1,6 @@
 """Rounds: what a batch of booking may take, and what came of it."""
 
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,5 +55,5 @@ class Round:
             self.subscriptions | other.subscriptions,
             self.parked + other.parked,
             self.more or other.more,
-            other.waiting,
+            Waiting(*map(operator.or_, self.waiting, other.waiting)),
         )

@@ -247,6 +247,17 @@ async def test_no_step_of_sending_reads_the_backlog(
         assert len(found) == 64
         assert explained.sequential <= {"item_periods"}  # which has one row
         assert max(explained.read.values()) <= most, explained.read
+    async with transaction(engine) as connection:  # at each look while the line is stopped
+        await connection.execute(
+            text("update stripe_line set stopped = true, reason = 'stripe_down', since = now()")
+        )
+        explained = ExplainedConnection(connection)
+        claim = await lanes.claim_lanes(
+            explained.as_connection, now=NOW, worker="w1", limit=64, urgent=48
+        )
+        assert (claim.stopped, claim.leased, claim.next_look) == (True, {}, None)
+        assert max(explained.read.values()) <= most, explained.read
+        await connection.rollback()
     async with transaction(engine) as connection:
         explained = ExplainedConnection(connection)
         await lanes.release_lanes(

@@ -247,6 +247,24 @@ async def test_a_record_that_moves_again_and_again_is_only_a_repetition(
     assert await world.wanted() == {at(0): 5}
 
 
+async def test_a_batch_that_is_another_one_at_each_look_ends_and_is_named(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not another replica's doing, then: it must not be repeated for ever, and say nothing."""
+
+    def moving(*_args: object, **_kwargs: object) -> Rewritten:
+        raise PlaceMoved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rewriting, "rewrite", moving)
+        await world.deliver(row(0, 5))
+        await replica.booker.book()
+        await replica.read(["sub_1"])
+        await replica.booker.book()
+        window = await world.window()
+        assert (window["state"], window["reason"]) == ("parked", "booking_failed")
+
+
 async def test_a_record_made_meanwhile_in_another_period_takes_the_window(
     world: World,
     replica: Replica,
