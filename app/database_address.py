@@ -71,10 +71,8 @@ def pooler_of(url: URL) -> Pooler | None:
 
 
 def _keeps_no_statement(url: URL) -> bool:
-    return "0" in (
-        url.query.get("prepared_statement_cache_size"),
-        url.query.get("statement_cache_size"),
-    )
+    sizes = [url.query.get("prepared_statement_cache_size"), url.query.get("statement_cache_size")]
+    return any(size is not None and not str(size).strip("0") for size in sizes)
 
 
 def shares_sessions(url: URL) -> bool:

@@ -107,7 +107,9 @@ async def require_own_sessions(engine: AsyncEngine) -> None:
     if pooler_of(engine.url) is not Pooler.SESSION:
         return
     processes: list[int] = []
-    with contextlib.suppress(SQLAlchemyError, OSError, asyncpg.PostgresError):
+    with contextlib.suppress(
+        SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InternalClientError
+    ):
         async with (
             asyncio.timeout(_SECOND_WITHIN),  # a pool may be used up but for one
             engine.connect() as first,

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import math
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,22 +17,20 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import ColumnElement, Text, TextClause, any_, event, literal
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import URL, Dialect, Engine
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     DBAPIError,
-    DisconnectionError,
     InterfaceError,
-    InvalidatePoolError,
     OperationalError,
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database_address import database_url as database_url  # noqa: PLC0414 - looked for here
-from app.database_address import engine_arguments
+from app.database_address import engine_arguments, shares_sessions
 from app.database_login import log_in, require_own_sessions
+from app.database_pool import check_before_use
 from app.errors import DatabaseUnavailable, SchemaBehind, SettingsError, StatementTimeout
 
 logger = logging.getLogger(__name__)
@@ -52,8 +48,6 @@ ANSWER_TIMEOUT = 12.0
 CONNECT_TIMEOUT = 5.0
 _SESSIONS = "meterbridge_sessions"
 POOL_TIMEOUT = 5.0
-# Seconds for which a session that was put back is taken for one that stands.
-TRUSTED_FOR = 1.0
 # Seconds until a loop that found the database unavailable tries again: well within the second after
 # which everything is to go on.
 DATABASE_PAUSE = 0.5
@@ -101,43 +95,8 @@ def create_engine(url: URL, *, pool_size: int) -> AsyncEngine:
     def remember(connection: Any, _: object) -> None:
         sessions.add(connection.driver_connection)
 
-    _check_before_use(engine.sync_engine)
+    check_before_use(engine.sync_engine)
     return engine
-
-
-def _check_before_use(engine: Engine) -> None:
-    """See that a session of the pool still stands, before it is used.
-
-    After a restart of the database the first query would fail. SQLAlchemy's own `pool_pre_ping`
-    asks each time, which takes three round trips, more than most transactions here; one that was
-    closed says so without any, as long as nothing was lost on the way.
-    """
-    put_back = "put_back"  # in a session's info, which goes with the session
-
-    @event.listens_for(engine, "checkin")
-    def rests(_: object, record: ConnectionPoolEntry) -> None:
-        record.info[put_back] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def stands(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
-        session: asyncpg.Connection = connection.driver_connection
-        rested = time.monotonic() - record.info.get(put_back, math.inf)
-        if session.is_closed() or (
-            rested > TRUSTED_FOR and not _answers(engine.dialect, connection)
-        ):
-            raise InvalidatePoolError("the session has ended")
-        if session.is_in_transaction():
-            # One that was left open would make savepoints of all that follow: none is committed.
-            raise DisconnectionError("the session is in a transaction of somebody else")
-
-
-def _answers(dialect: Dialect, connection: Any) -> bool:
-    try:
-        return dialect.do_ping(connection)
-    except dialect.loaded_dbapi.Error as error:
-        if dialect.is_disconnect(error, connection, None):
-            return False
-        raise
 
 
 # Everything that says "the database did not do it" and not "the statement is wrong": connection,
@@ -158,6 +117,10 @@ CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
 )
 
 
+# Of the session, and not of the statement: what the server says cannot be read, as where it is of
+# another client; a plan of before a migration. The next session, or the next try, has neither.
+_SESSION_ERRORS = (asyncpg.InternalClientError, asyncpg.InvalidCachedStatementError)
+
 _DATABASE_ERRORS = (
     SQLAlchemyError,
     OSError,
@@ -173,6 +136,11 @@ def is_unavailable(error: BaseException) -> bool:
         return True
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
+            return True
+        # SQLAlchemy's errors have the driver's as their cause; those of `app.driver` are these.
+        if isinstance(error.orig, _SESSION_ERRORS) or isinstance(
+            getattr(error.orig, "__cause__", None), _SESSION_ERRORS
+        ):
             return True
         state = getattr(error.orig, "sqlstate", None) or ""
         # 40: serialization failure or deadlock.
@@ -200,11 +168,16 @@ def among(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bo
 def end_sessions(engine: AsyncEngine) -> None:
     """End all sessions of an engine at once, where one that stood got no answer any more.
 
+    Not behind a pooler by transaction, where a session waits for its turn with the server: there
+    each has to find out by itself.
+
     The others' server is the same one, and each would have to find out by itself, one timeout after
     the other. The pool opens new ones; what was under way is a DatabaseUnavailable. A login that is
     slow (a full pooler, TLS, names) is no such finding: sessions that work would have to go through
     it, too.
     """
+    if shares_sessions(engine.url):
+        return
     sessions: Iterable[asyncpg.Connection] = engine.sync_engine.get_execution_options().get(
         _SESSIONS, ()
     )
@@ -229,7 +202,11 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     done = False
     try:
         async with connection.begin():
-            yield connection
+            try:
+                yield connection
+            except TimeoutError:
+                end_sessions(engine)  # before the rollback, which would wait as long again
+                raise
         done = True
     except _DATABASE_ERRORS as error:
         if isinstance(error, TimeoutError):

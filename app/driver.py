@@ -43,6 +43,8 @@ async def fetch(connection: AsyncConnection, statement: str, *arguments: object)
         # Of what the driver itself says, only what it says of an argument is about this one.
         if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
             raise
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None  # it would show a row in the log
         raise DBAPIError(None, None, error) from error
     except asyncio.CancelledError:
         # Nobody knows how far it came. A session whose BEGIN was cut off would take the next

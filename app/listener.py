@@ -17,6 +17,14 @@ from app.waiting import set_within
 
 logger = logging.getLogger(__name__)
 
+# The last as where none of several hosts is the primary, in the middle of a failover.
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 # Well within the second after which everything is to go on once the database is back.
 RECONNECT_AFTER = 0.5
 # A connection that was closed is noticed at once; this finds one whose other end has vanished.
@@ -46,15 +54,14 @@ class Listener:
         """Stop listening."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     async def _run(self) -> None:
         while True:
             try:
                 await self._listen()
                 self._tell("the connection was closed")
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _AWAY as error:
                 self._tell(type(error).__name__)
             await asyncio.sleep(RECONNECT_AFTER)
 
@@ -81,7 +88,7 @@ class Listener:
             while not await set_within(lost, CHECK_EVERY):
                 await connection.execute("select 1", timeout=5)
         finally:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*_AWAY):
                 await connection.close(timeout=2)
 
     def _notified(self, _connection: object, _pid: int, channel: str, payload: object) -> None:

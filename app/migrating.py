@@ -68,7 +68,13 @@ async def _attempt(url: URL) -> SchemaState:
         if not await _is_newer(url):
             raise
         return SchemaState.NEWER
-    except (OSError, SQLAlchemyError, asyncpg.PostgresError) as error:
+    except (
+        OSError,
+        SQLAlchemyError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ) as error:
         if is_unavailable(error):
             raise DatabaseUnavailable(
                 "The database does not answer, or a table stays locked; nothing was migrated"

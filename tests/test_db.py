@@ -39,6 +39,13 @@ def refused(sqlstate: str | None, *, lost: bool = False) -> DBAPIError:
     return error
 
 
+def caused(error: Exception) -> DBAPIError:
+    """As SQLAlchemy has an error of the driver."""
+    adapted = Answer(None)
+    adapted.__cause__ = error
+    return DBAPIError("select 1", {}, adapted)
+
+
 AWAY: list[tuple[BaseException, bool]] = [
     (ConnectionRefusedError(), True),
     (TimeoutError(), True),
@@ -64,6 +71,9 @@ AWAY: list[tuple[BaseException, bool]] = [
     (refused("26000"), True),  # a statement that a pooler's session does not have
     (refused("42P05"), True),  # one that it has of another client
     (asyncpg.InternalClientError("columns differ"), True),
+    (caused(asyncpg.InternalClientError("columns differ")), True),
+    (caused(asyncpg.InvalidCachedStatementError("a plan of before a migration")), True),
+    (caused(asyncpg.FeatureNotSupportedError("never")), False),
     (refused("22003"), False),  # a number out of range
     (refused("23505"), False),  # a row that exists
     (refused("42P01"), False),  # no such table

@@ -180,6 +180,43 @@ async def test_a_transaction_sees_what_was_committed_since_it_began(
     assert counted == [0, 1]
 
 
+@pytest.mark.parametrize("by_driver", [True, False])
+async def test_a_plan_of_before_a_migration_is_not_the_statements_fault(
+    engine: AsyncEngine, fresh_url: URL, by_driver: bool
+) -> None:
+    """One try fails, as the database's; then the session has forgotten the plan."""
+    single = create_engine(fresh_url, pool_size=1)
+
+    async def look() -> None:
+        query = "select subscription from subscription_lanes"
+        async with transaction(single) as connection:
+            if by_driver:
+                await fetch(connection, query)
+            else:
+                await connection.execute(text(query))
+
+    await look()
+    async with transaction(engine) as connection:
+        await connection.execute(
+            text("alter table subscription_lanes alter column subscription type varchar(300)")
+        )
+    with pytest.raises(DatabaseUnavailable):
+        await look()
+    await look()
+    await single.dispose()
+
+
+async def test_an_error_shows_no_row(engine: AsyncEngine) -> None:
+    async def twice() -> None:
+        async with transaction(engine) as connection:
+            await fetch(connection, INSERT, "sub_secret")
+            await fetch(connection, INSERT, "sub_secret")
+
+    with pytest.raises(DBAPIError) as raised:
+        await twice()
+    assert "sub_secret" not in str(raised.value)
+
+
 async def test_a_session_whose_transaction_was_left_open_is_not_used_again(
     engine: AsyncEngine, fresh_url: URL
 ) -> None:

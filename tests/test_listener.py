@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -40,6 +42,25 @@ async def test_a_notification_arrives_once_it_is_committed(
         await _until(lambda: heard == ["first"])
     finally:
         await listener.stop()
+
+
+async def test_a_failover_without_a_primary_ends_no_listening(
+    engine: AsyncEngine, fresh_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps: list[int] = []
+    connect, refusals = asyncpg.connect, iter([True] * 2)
+
+    async def none_is_primary(**given: Any) -> asyncpg.Connection:
+        if next(refusals, False):
+            raise asyncpg.TargetServerAttributeNotMatched("none of the hosts is primary")
+        return await connect(**given)
+
+    monkeypatch.setattr(asyncpg, "connect", none_is_primary)
+    monkeypatch.setattr(module, "RECONNECT_AFTER", 0.01)
+    listener = Listener(fresh_url, {"news": print}, lambda: gaps.append(1))
+    await listener.start()
+    await _until(lambda: gaps == [1])
+    await listener.stop()
 
 
 async def test_a_lost_connection_comes_back_and_says_that_it_was_away(

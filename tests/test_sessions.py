@@ -25,7 +25,7 @@ async def test_a_session_that_the_server_ended_in_the_pool_is_not_used(
     fresh_url: URL, monkeypatch: pytest.MonkeyPatch, trusted_for: float
 ) -> None:
     """Whether it is asked first, or has said so by itself."""
-    monkeypatch.setattr("app.db.TRUSTED_FOR", trusted_for)
+    monkeypatch.setattr("app.database_pool.TRUSTED_FOR", trusted_for)
     engine, other = (create_engine(fresh_url, pool_size=1) for _ in range(2))
     async with transaction(engine) as connection:
         held = (await connection.get_raw_connection()).driver_connection

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 RENEW_EVERY = store.LEASE / 4
 LONGEST_RENEWAL = store.LEASE / 2
-# After one that failed there is a second left: a database that is slow for longer costs the leases.
+# After one that hung there is a second left: a database that is slow for longer costs the leases.
 RENEW_AGAIN = 0.1
 
 
@@ -30,6 +30,7 @@ class Leases:
         self._clock = clock
         self._lanes: dict[UUID, str] = {}  # token -> subscription
         self._until: dict[UUID, float] = {}
+        self._renewals: set[asyncio.Task[None]] = set()  # also those that are being cancelled
         self.probing = False
 
     def __len__(self) -> int:
@@ -60,13 +61,35 @@ class Leases:
         pause = RENEW_EVERY
         while True:
             await asyncio.sleep(pause)
-            try:
-                await asyncio.wait_for(self._renew(), LONGEST_RENEWAL)
+            if await self._renewed():
                 pause = RENEW_EVERY
-            except (DatabaseUnavailable, TimeoutError):
-                if pause != RENEW_AGAIN:
-                    logger.warning("leases could not be renewed: tried again until they can")
-                pause = RENEW_AGAIN
+                continue
+            if pause != RENEW_AGAIN:
+                logger.warning("leases could not be renewed: tried again until they can")
+            pause = RENEW_AGAIN
+
+    async def _renewed(self) -> bool:
+        """Whether it was done in time. One that hangs is cancelled, and not waited for: to end its
+        session may take as long again, and by then the leases are lost."""
+        renewal = asyncio.create_task(self._renew(), name="renewal")
+        self._renewals.add(renewal)
+        renewal.add_done_callback(self._ended)
+        try:
+            done, _ = await asyncio.wait({renewal}, timeout=LONGEST_RENEWAL)
+        finally:
+            renewal.cancel()
+        if not done:
+            return False
+        try:
+            renewal.result()
+        except DatabaseUnavailable:
+            return False
+        return True
+
+    def _ended(self, renewal: asyncio.Task[None]) -> None:
+        self._renewals.discard(renewal)
+        if not renewal.cancelled():
+            renewal.exception()  # nobody waits for one that hung
 
     async def _renew(self) -> None:
         asked_at = time.monotonic()

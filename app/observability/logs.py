@@ -1,6 +1,7 @@
 """Logs: one JSON object a line (or text for a terminal), on standard error, without secrets."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from typing import Literal
@@ -30,6 +31,18 @@ class HideSecrets:
         return event
 
 
+# What PostgreSQL and its driver say beside the fault itself: the row that failed, or the value.
+_VALUES = re.compile(r"^(DETAIL: |.*invalid input for query argument \$\d+:).*$", re.MULTILINE)
+
+
+def hide_values(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Cut rows and parameters out of the database's errors: they hold the bodies of deliveries."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = _VALUES.sub(rf"\1 {HIDDEN}", value)
+    return event
+
+
 def _drop_colours(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     """uvicorn sends every message twice, the second with escape codes."""
     event.pop("color_message", None)
@@ -53,6 +66,7 @@ def configure_logs(
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
         _drop_colours,
+        hide_values,
         HideSecrets(secrets),
     ]
     structlog.configure(

@@ -44,7 +44,7 @@ from app.routers.webhook_document import WEBHOOK_DOCUMENT
 
 log = structlog.get_logger(__name__)
 
-# Svix sends up to about 350 kB; ten thousand windows of the usual length are about 1 MiB.
+# Svix sends up to about 350 kB; some seven thousand windows of the usual length are 1 MiB.
 MAX_BODY_BYTES = 1024 * 1024
 # A real sender needs well under one; it gives up by itself after 15.
 MAX_BODY_SECONDS = 10.0
