@@ -62,14 +62,15 @@ class Server:
 
     async def fresh(self, name: str) -> Database:
         """An empty database, built by the real migrations. One of that name is dropped."""
+        await self.drop(self.database(name))
         async with self.database("postgres").connect() as connection:
-            await connection.execute(f"drop database if exists {name}")
             await connection.execute(f"create database {name} template {_TEMPLATE}")
         return self.database(name)
 
     async def drop(self, database: Database) -> None:
         """Drop a database: the great ones take gigabytes."""
-        async with self.database("postgres").connect() as connection:
+        # As the superuser: autovacuum may be at it, and the database's owner may not end that.
+        async with self.database("postgres").connect(superuser=True) as connection:
             await connection.execute(f"drop database if exists {database.name} with (force)")
 
     async def version(self) -> str:
