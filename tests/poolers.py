@@ -1,7 +1,7 @@
 """A pooler before PostgreSQL, as PgBouncer is: by session, or by transaction on one session."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -11,6 +11,26 @@ from app.database_address import Pooler
 
 # What the server says at a login that the client has to answer.
 _ASKS = frozenset((3, 5, 7, 8, 10, 11))
+
+
+Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
+
+
+@asynccontextmanager
+async def way_to(
+    url: URL, connected: Connected, tasks: Collection[asyncio.Task[None]]
+) -> AsyncIterator[URL]:
+    """The address of a database by way of `connected`, whose `tasks` end with the block."""
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    bare = url.difference_update_query(["host", "port"]).set(host="127.0.0.1", port=port)
+    try:
+        yield bare.update_query_dict({"ssl": "disable"})
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _message(reader: asyncio.StreamReader) -> bytes:
@@ -46,16 +66,10 @@ class StandInPooler:
     @asynccontextmanager
     async def way(self) -> AsyncIterator[URL]:
         """Its address, which says nothing about it."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        bare = self.url.difference_update_query(["host", "port"]).set(host="127.0.0.1", port=port)
         try:
-            yield bare.update_query_dict({"ssl": "disable"})
+            async with way_to(self.url, self._connected, self._tasks) as address:
+                yield address
         finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
             for opened in self._writers:
                 opened.close()
             ends = (opened.wait_closed() for opened in self._writers)

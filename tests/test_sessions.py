@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.database_login import LoginTimeout
 from app.db import create_engine, transaction
 from app.errors import DatabaseUnavailable
+from tests.poolers import way_to
 
 
 async def _run(engine: AsyncEngine, statement: str) -> None:
@@ -52,16 +53,8 @@ class Failover:
     @asynccontextmanager
     async def way(self) -> AsyncIterator[URL]:
         """The server's address, by this way."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        bare = self._url.difference_update_query(["host", "port"]).set(host="127.0.0.1", port=port)
-        try:
-            yield bare.update_query_dict({"ssl": "disable"})
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        async with way_to(self._url, self._connected, self._tasks) as address:
+            yield address
 
     def happens(self) -> None:
         """The old host vanishes, and the address leads to the new one."""
