@@ -121,13 +121,13 @@ CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
 # another client; a plan of before a migration. The next session, or the next try, has neither.
 _SESSION_ERRORS = (asyncpg.InternalClientError, asyncpg.InvalidCachedStatementError)
 
-_DATABASE_ERRORS = (
-    SQLAlchemyError,
-    OSError,
+DRIVER_ERRORS = (
+    OSError,  # a TimeoutError is one
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
+    asyncpg.InternalClientError,  # also where, in the middle of a failover, no host is the primary
 )
+DATABASE_ERRORS = (SQLAlchemyError, *DRIVER_ERRORS)
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -194,7 +194,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """
     try:
         connection = await engine.connect().start()
-    except (SettingsError, *_DATABASE_ERRORS) as error:
+    except (SettingsError, *DATABASE_ERRORS) as error:
         if isinstance(error, TimeoutError):
             end_sessions(engine)
         # Whatever it says: a server that takes no session has read no statement of ours.
@@ -208,7 +208,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 end_sessions(engine)  # before the rollback, which would wait as long again
                 raise
         done = True
-    except _DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as error:
         if isinstance(error, TimeoutError):
             end_sessions(engine)
         if timed_out(error):

@@ -13,18 +13,11 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from app.database_address import driver_arguments, shares_sessions
+from app.db import DRIVER_ERRORS
 from app.waiting import set_within
 
 logger = logging.getLogger(__name__)
 
-# The last as where none of several hosts is the primary, in the middle of a failover.
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
 # Well within the second after which everything is to go on once the database is back.
 RECONNECT_AFTER = 0.5
 # A connection that was closed is noticed at once; this finds one whose other end has vanished.
@@ -61,7 +54,7 @@ class Listener:
             try:
                 await self._listen()
                 self._tell("the connection was closed")
-            except _AWAY as error:
+            except DRIVER_ERRORS as error:
                 self._tell(type(error).__name__)
             await asyncio.sleep(RECONNECT_AFTER)
 
@@ -88,7 +81,7 @@ class Listener:
             while not await set_within(lost, CHECK_EVERY):
                 await connection.execute("select 1", timeout=5)
         finally:
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*DRIVER_ERRORS):
                 await connection.close(timeout=2)
 
     def _notified(self, _connection: object, _pid: int, channel: str, payload: object) -> None:

@@ -3,15 +3,14 @@
 import asyncio
 import logging
 
-import asyncpg
 from alembic import command
 from alembic.util import CommandError
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.database_address import shares_sessions
 from app.database_login import require_own_sessions
 from app.db import (
+    DATABASE_ERRORS,
     SchemaState,
     alembic_config,
     create_engine,
@@ -68,13 +67,7 @@ async def _attempt(url: URL) -> SchemaState:
         if not await _is_newer(url):
             raise
         return SchemaState.NEWER
-    except (
-        OSError,
-        SQLAlchemyError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ) as error:
+    except DATABASE_ERRORS as error:
         if is_unavailable(error):
             raise DatabaseUnavailable(
                 "The database does not answer, or a table stays locked; nothing was migrated"
